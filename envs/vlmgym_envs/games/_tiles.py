@@ -1,0 +1,52 @@
+"""Decides how a board of coloured shapes is numbered, named and written as text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlmgym_envs.draw import COLORS, SHAPES
+
+EMPTY = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class TileSet:
+    """The kinds of tiles of one level. Tile 0 is the empty cell, tile 1 + color * num_shapes + shape a kind."""
+
+    num_colors: int
+    num_shapes: int
+
+    @property
+    def num_kinds(self) -> int:
+        return self.num_colors * self.num_shapes
+
+    def name(self, tile: int) -> str:
+        """What the board text calls a tile: "Red circle", or "-" for the empty cell."""
+        if tile == 0:
+            return EMPTY
+        color, shape = divmod(tile - 1, self.num_shapes)
+        return f"{list(COLORS)[color]} {SHAPES[shape]}"
+
+    def names(self) -> list[str]:
+        """The name of every tile, indexed by tile."""
+        return [self.name(tile) for tile in range(self.num_kinds + 1)]
+
+    def write(self, board: bytes, cols: int) -> str:
+        """Rows as lines, cells as " Red circle " joined by "|", no newline at the end."""
+        names = self.names()
+        cells = [f" {names[tile]} " for tile in board]
+        return "\n".join("|".join(cells[start : start + cols]) for start in range(0, len(cells), cols))
+
+    def read(self, cells: Sequence[Sequence[str]], rows: int, cols: int) -> bytes:
+        """The inverse of `write`, from stripped cells. Errors: ValueError naming the row, the column and the cell."""
+        if len(cells) != rows:
+            raise ValueError(f"board must have {rows} rows, got {len(cells)}")
+        tiles = {name: tile for tile, name in enumerate(self.names())}
+        board = bytearray()
+        for row, line in enumerate(cells):
+            if len(line) != cols:
+                raise ValueError(f"row {row} must have {cols} cells, got {len(line)}")
+            for col, cell in enumerate(line):
+                if cell not in tiles:
+                    raise ValueError(f"row {row}, col {col}: {cell!r} is no tile of this level")
+                board.append(tiles[cell])
+        return bytes(board)

@@ -1,0 +1,277 @@
+"""Shisen-Sho: removes pairs of equal tiles that a path of at most two turns connects.
+
+| State  | board, bytes [rows * cols]: 0 empty, else 1 + color * shapes + shape; num_moves, pairs removed so far |
+| Action | ((row1, col1), (row2, col2)), counted from (0, 0) at the top left; the order of the two does not matter |
+| Reward | 1.0 for a removed pair, so a game's sum is the number of pairs removed |
+| Ends   | when no legal action is left: info["cleared"] says whether the board is empty or the player is stuck |
+| Solver | first move of an order that clears the board, or of the longest order found within MAX_SOLVER_BOARDS boards |
+| Source | arXiv 2505.13426 (G1, VLM-Gym): 6 x 6 cells, 6 colors x 6 shapes, four tiles of a kind |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmgym_envs.core import Game, Level, Step, Teacher
+from vlmgym_envs.draw import COLORS, SHAPES, board_image, tile_atlas
+from vlmgym_envs.games._cells import (
+    Cell,
+    CellPair,
+    cell_pair_space,
+    format_cell_pair,
+    parse_cell_pair,
+    random_cell_pair,
+)
+from vlmgym_envs.games._clearing import clearing_order
+from vlmgym_envs.games._paths import Paths, equal_pairs
+from vlmgym_envs.games._tiles import TileSet
+from vlmgym_envs.level import choice, knob
+
+MAX_SOLVER_BOARDS = 2_000
+"""Boards that `solve` looks at before it settles for the longest order met so far."""
+
+MAX_DEAL_BOARDS = 200
+"""Boards looked at before a deal counts as unsolvable and is dealt again."""
+
+MAX_DEALS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShisenShoLevel(Level):
+    """Perception: colors, shapes, tile_px, border_px. Reasoning: rows, cols, copies, solvable."""
+
+    rows: int = knob(6, 2, 16)
+    cols: int = knob(6, 2, 16)
+    copies: int = choice(4, (2, 4, 6, 8))
+    colors: int = knob(6, 1, len(COLORS))
+    shapes: int = knob(6, 1, len(SHAPES))
+    tile_px: int = knob(112, 8, 128)
+    border_px: int = knob(28, 0, 128)
+    solvable: bool = choice(True, (True, False))
+
+    def check(self) -> None:
+        if self.rows * self.cols % self.copies:
+            raise ValueError(
+                f"rows * cols must be divisible by copies, got {self.rows} * {self.cols} and {self.copies}"
+            )
+        if self.num_kinds_dealt > self.colors * self.shapes:
+            raise ValueError(
+                f"colors * shapes must be at least rows * cols / copies = {self.num_kinds_dealt}, "
+                f"got {self.colors} * {self.shapes}"
+            )
+
+    @property
+    def num_kinds_dealt(self) -> int:
+        return self.rows * self.cols // self.copies
+
+
+@dataclass(frozen=True, slots=True)
+class ShisenShoState:
+    """See the table of this module."""
+
+    board: bytes
+    num_moves: int
+
+
+class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
+    """The table of this module says what each method works with.
+
+    levels: `paper` fills 728 x 728 pixels, about the area of the paper's 640 x 840, with tiles of four 28 px patches.
+    """
+
+    level_class = ShisenShoLevel
+    levels: ClassVar[Mapping[str, ShisenShoLevel]] = {
+        "tiny": ShisenShoLevel(rows=3, cols=4, colors=2, shapes=2, tile_px=16, border_px=0),
+        "paper": ShisenShoLevel(),
+        "large": ShisenShoLevel(rows=12, cols=12, tile_px=56),
+    }
+
+    def __init__(self, level: ShisenShoLevel, level_name: str = "custom") -> None:
+        super().__init__(level, level_name)
+        self._tiles = TileSet(level.colors, level.shapes)
+
+    def init(self, seed: int) -> ShisenShoState:
+        """Kinds chosen uniformly without repetition, `copies` tiles of each, shuffled.
+
+        solvable: uniform over the deals that the solver clears within MAX_DEAL_BOARDS boards; else over the deals with
+        at least one legal action.
+        """
+        return ShisenShoState(self._deal(np.random.default_rng(seed)), 0)
+
+    def mid_game(self, seed: int) -> ShisenShoState:
+        """The number of removed pairs is uniform on 0..pairs-1; each is a uniformly random legal move on a fresh deal.
+
+        A game that is stuck before or at that point is played again from a new deal with the same number.
+        """
+        rng = np.random.default_rng(seed)
+        num_removed = int(rng.integers(self._num_cells // 2))
+        for _ in range(MAX_DEALS):
+            board: bytes | None = self._deal(rng)
+            for _ in range(num_removed):
+                board = board and self._after_random_move(board, rng)
+            if board and self._paths(board).any_pair():
+                return ShisenShoState(board, num_removed)
+        raise ValueError(f"{MAX_DEALS} random games at {self.level} were stuck before {num_removed} moves")
+
+    def legal_actions(self, state: ShisenShoState) -> list[CellPair]:
+        """In reading order, the first cell of each pair before the second."""
+        return [self._cell_pair(*pair) for pair in self._paths(state.board).pairs()]
+
+    def step(self, state: ShisenShoState, action: CellPair) -> Step[ShisenShoState]:
+        reason = self._refusal(state, action)
+        if reason is not None:
+            return Step(state, 0.0, False, {"refused": reason})
+        board = self._removed(state.board, *(self._index(cell) for cell in action))
+        info = {"cleared": not any(board)}
+        return Step(ShisenShoState(board, state.num_moves + 1), 1.0, not self._paths(board).any_pair(), info)
+
+    def render(self, state: ShisenShoState) -> NDArray[np.uint8]:
+        atlas = tile_atlas(self.level.colors, self.level.shapes, self.level.tile_px)
+        tiles = np.frombuffer(state.board, dtype=np.uint8).reshape(self.level.rows, self.level.cols)
+        return board_image(tiles, atlas, self.level.border_px)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        level = self.level
+        return level.rows * level.tile_px + 2 * level.border_px, level.cols * level.tile_px + 2 * level.border_px, 3
+
+    def describe(self, state: ShisenShoState) -> str:
+        """Cells " Red circle " and " - " joined by "|", rows joined by newlines."""
+        return self._tiles.write(state.board, self.level.cols)
+
+    def from_text(self, text: str) -> ShisenShoState:
+        return ShisenShoState(self._tiles.read(self.cells(text), self.level.rows, self.level.cols), 0)
+
+    def parse(self, answer: str) -> CellPair:
+        return parse_cell_pair(answer, self.level.rows, self.level.cols)
+
+    def format_answer(self, action: CellPair) -> str:
+        return format_cell_pair(action)
+
+    def solve(self, state: ShisenShoState) -> CellPair | None:
+        order = clearing_order(state.board, self.level.rows, self.level.cols, MAX_SOLVER_BOARDS)
+        return self._cell_pair(*order.moves[0]) if order.moves else None
+
+    def explain(self, state: ShisenShoState, action: CellPair) -> str:
+        """What stands on the two cells: " Red circle (0, 0) Red circle (1, 2)"."""
+        return "".join(f" {self._tiles.name(state.board[self._index(cell)])} {cell}" for cell in action)
+
+    @property
+    def prompt(self) -> str:
+        level = self.level
+        return "\n".join(
+            (
+                f"The picture shows a Shisen-Sho board with {level.rows} rows and {level.cols} columns.",
+                "A move removes two tiles of the same color and shape that a path connects.",
+                "The path runs along rows and columns through empty cells and turns at most twice.",
+                "It may also run around the outside of the board, one cell away from its edge.",
+                "Cells are named (row, column); the top left cell is (0, 0).",
+                f"Colors: {', '.join(list(COLORS)[: level.colors])}.",
+                f"Shapes: {', '.join(SHAPES[: level.shapes])}.",
+                "First write down the board, one line per row, cells separated by |.",
+                'A tile is written as " Red circle ", an empty cell as " - ".',
+                "Then reason about which two tiles to remove.",
+                "Then answer with their cells. Use exactly this form:",
+                "<perception>board</perception><think>reasoning</think><answer>(row1, col1) (row2, col2)</answer>",
+            )
+        )
+
+    @property
+    def action_space(self) -> gym.spaces.MultiDiscrete:
+        return cell_pair_space(self.level.rows, self.level.cols)
+
+    def from_space(self, sample: Any) -> CellPair:
+        row_1, col_1, row_2, col_2 = map(int, sample)
+        return (row_1, col_1), (row_2, col_2)
+
+    def to_space(self, action: CellPair) -> NDArray[np.int64]:
+        return np.array(action, dtype=np.int64).reshape(4)
+
+    def random_action(self, rng: np.random.Generator) -> CellPair:
+        return random_cell_pair(rng, self.level.rows, self.level.cols)
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher[ShisenShoState, CellPair]]:
+        """Adds path_blind, uniform over the pairs of equal tiles, and any_tiles, uniform over the pairs of tiles.
+
+        Neither looks at paths; both name the pair in reading order.
+        """
+        return {**super().teachers, "path_blind": self._path_blind, "any_tiles": self._any_tiles}
+
+    def _path_blind(self, state: ShisenShoState, rng: np.random.Generator) -> CellPair:
+        pairs = equal_pairs(state.board)
+        return self._playable(state, self._cell_pair(*pairs[int(rng.integers(len(pairs)))]) if pairs else None)
+
+    def _any_tiles(self, state: ShisenShoState, rng: np.random.Generator) -> CellPair:
+        places = [index for index, tile in enumerate(state.board) if tile]
+        if len(places) < 2:
+            return self._playable(state, None)
+        first, second = sorted(rng.choice(places, size=2, replace=False).tolist())
+        return self._cell_pair(first, second)
+
+    def _refusal(self, state: ShisenShoState, action: CellPair) -> str | None:
+        """Why the rules refuse an action; None for a legal one."""
+        level = self.level
+        for row, col in action:
+            if not (0 <= row < level.rows and 0 <= col < level.cols):
+                return f"cell ({row}, {col}) is outside rows 0..{level.rows - 1}, cols 0..{level.cols - 1}"
+        first, second = (self._index(cell) for cell in action)
+        if first == second:
+            return f"the two cells must differ, got {action[0]} twice"
+        for cell, index in zip(action, (first, second), strict=True):
+            if not state.board[index]:
+                return f"cell {cell} is empty"
+        if state.board[first] != state.board[second]:
+            names = [self._tiles.name(state.board[index]) for index in (first, second)]
+            return f"the tiles must be equal, got {names[0]} and {names[1]}"
+        if not self._paths(state.board).connects(first, second):
+            return f"no path of at most two turns connects {action[0]} and {action[1]}"
+        return None
+
+    def _deal(self, rng: np.random.Generator) -> bytes:
+        level = self.level
+        for _ in range(MAX_DEALS):
+            kinds = 1 + rng.choice(self._tiles.num_kinds, size=level.num_kinds_dealt, replace=False)
+            board = rng.permutation(np.repeat(kinds, level.copies)).astype(np.uint8).tobytes()
+            if level.solvable:
+                good = clearing_order(board, level.rows, level.cols, MAX_DEAL_BOARDS).clears
+            else:
+                good = self._paths(board).any_pair()
+            if good:
+                return board
+        raise ValueError(f"none of {MAX_DEALS} deals at {level} can be played")
+
+    def _after_random_move(self, board: bytes, rng: np.random.Generator) -> bytes | None:
+        """The board after a uniformly random legal move, None where the player is stuck.
+
+        Trying equal pairs in random order until one is connected is uniform over the connected ones.
+        """
+        pairs, paths = equal_pairs(board), self._paths(board)
+        for choice_ in rng.permutation(len(pairs)).tolist():
+            if paths.connects(*pairs[choice_]):
+                return self._removed(board, *pairs[choice_])
+        return None
+
+    @property
+    def _num_cells(self) -> int:
+        return self.level.rows * self.level.cols
+
+    def _paths(self, board: bytes) -> Paths:
+        return Paths(board, self.level.rows, self.level.cols)
+
+    def _index(self, cell: Cell) -> int:
+        return cell[0] * self.level.cols + cell[1]
+
+    def _cell_pair(self, first: int, second: int) -> CellPair:
+        cols = self.level.cols
+        return divmod(first, cols), divmod(second, cols)
+
+    @staticmethod
+    def _removed(board: bytes, first: int, second: int) -> bytes:
+        left = bytearray(board)
+        left[first] = left[second] = 0
+        return bytes(left)

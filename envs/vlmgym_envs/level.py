@@ -1,0 +1,69 @@
+"""Decides what a level is: typed knobs, each declared once together with the rule it must keep."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self
+
+from vlmgym_envs.names import unknown_name
+
+
+class Range(NamedTuple):
+    """The rule of a whole-number knob: low <= value <= high."""
+
+    low: int
+    high: int
+
+    def allows(self, value: object) -> bool:
+        return type(value) is int and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low}..{self.high}"
+
+
+class Options(NamedTuple):
+    """The rule of a knob that takes one of a few values; 1 is not True."""
+
+    values: tuple[object, ...]
+
+    def allows(self, value: object) -> bool:
+        return any(type(value) is type(option) and value == option for option in self.values)
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(repr, self.values))}"
+
+
+def knob(default: int, low: int, high: int) -> Any:
+    """A whole-number field in low..high, both included."""
+    return field(default=default, metadata={"rule": Range(low, high)})
+
+
+def choice(default: object, options: tuple[object, ...]) -> Any:
+    """A field that takes one of the `options`."""
+    return field(default=default, metadata={"rule": Options(options)})
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How hard a game is. Subclasses are frozen dataclasses whose fields are made by `knob` and `choice`.
+
+    Every value is checked against its rule: ValueError("rows must be in 2..16, got 40").
+    """
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            rule, value = spec.metadata["rule"], getattr(self, spec.name)
+            if not rule.allows(value):
+                where = "in " if isinstance(rule, Range) else ""
+                raise ValueError(f"{spec.name} must be {where}{rule}, got {value!r}")
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError where the knobs contradict each other. The knobs themselves are valid by then."""
+
+    def override(self, knobs: Mapping[str, object]) -> Self:
+        """This level with some knobs changed; ValueError for a knob it does not have."""
+        known = [spec.name for spec in fields(self)]
+        for name in knobs:
+            if name not in known:
+                raise unknown_name("level knob", name, known)
+        return replace(self, **knobs)

@@ -4,7 +4,7 @@
 | Action | ((row1, col1), (row2, col2)), counted from (0, 0) at the top left; the order of the two does not matter |
 | Reward | 1.0 for a removed pair, so a game's sum is the number of pairs removed |
 | Ends   | when no legal action is left: info["cleared"] says whether the board is empty or the player is stuck |
-| Solver | first move of an order that clears the board, or of the longest order found within MAX_SOLVER_BOARDS boards |
+| Solver | first move of an order that clears the board, or of the longest one found within the bounds of _clearing.py |
 | Source | arXiv 2505.13426 (G1, VLM-Gym): 6 x 6 cells, 6 colors x 6 shapes, four tiles of a kind |
 """
 
@@ -26,16 +26,10 @@ from vlmgym_envs.games._cells import (
     parse_cell_pair,
     random_cell_pair,
 )
-from vlmgym_envs.games._clearing import clearing_order
+from vlmgym_envs.games._clearing import clearable_deal, clearing_order, without
 from vlmgym_envs.games._paths import Paths, equal_pairs
 from vlmgym_envs.games._tiles import TileSet
 from vlmgym_envs.level import choice, knob
-
-MAX_SOLVER_BOARDS = 2_000
-"""Boards that `solve` looks at before it settles for the longest order met so far."""
-
-MAX_DEAL_BOARDS = 200
-"""Boards looked at before a deal counts as unsolvable and is dealt again."""
 
 MAX_DEALS = 1_000
 
@@ -97,8 +91,7 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
     def init(self, seed: int) -> ShisenShoState:
         """Kinds chosen uniformly without repetition, `copies` tiles of each, shuffled.
 
-        solvable: uniform over the deals that the solver clears within MAX_DEAL_BOARDS boards; else over the deals with
-        at least one legal action.
+        solvable: shuffled by `clearable_deal`, else uniformly, again where no action is legal.
         """
         return ShisenShoState(self._deal(np.random.default_rng(seed)), 0)
 
@@ -125,7 +118,7 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
         reason = self._refusal(state, action)
         if reason is not None:
             return Step(state, 0.0, False, {"refused": reason})
-        board = self._removed(state.board, *(self._index(cell) for cell in action))
+        board = without(state.board, [(self._index(action[0]), self._index(action[1]))])
         info = {"cleared": not any(board)}
         return Step(ShisenShoState(board, state.num_moves + 1), 1.0, not self._paths(board).any_pair(), info)
 
@@ -153,8 +146,8 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
         return format_cell_pair(action)
 
     def solve(self, state: ShisenShoState) -> CellPair | None:
-        order = clearing_order(state.board, self.level.rows, self.level.cols, MAX_SOLVER_BOARDS)
-        return self._cell_pair(*order.moves[0]) if order.moves else None
+        order = clearing_order(state.board, self.level.rows, self.level.cols)
+        return self._cell_pair(*order[0]) if order else None
 
     def explain(self, state: ShisenShoState, action: CellPair) -> str:
         """What stands on the two cells: " Red circle (0, 0) Red circle (1, 2)"."""
@@ -234,16 +227,15 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
 
     def _deal(self, rng: np.random.Generator) -> bytes:
         level = self.level
+        kinds = 1 + rng.choice(self._tiles.num_kinds, size=level.num_kinds_dealt, replace=False)
+        tiles = np.repeat(kinds, level.copies).astype(np.uint8)
+        if level.solvable:
+            return clearable_deal(tiles, level.rows, level.cols, rng)
         for _ in range(MAX_DEALS):
-            kinds = 1 + rng.choice(self._tiles.num_kinds, size=level.num_kinds_dealt, replace=False)
-            board = rng.permutation(np.repeat(kinds, level.copies)).astype(np.uint8).tobytes()
-            if level.solvable:
-                good = clearing_order(board, level.rows, level.cols, MAX_DEAL_BOARDS).clears
-            else:
-                good = self._paths(board).any_pair()
-            if good:
+            board = rng.permutation(tiles).tobytes()
+            if self._paths(board).any_pair():
                 return board
-        raise ValueError(f"none of {MAX_DEALS} deals at {level} can be played")
+        raise ValueError(f"none of {MAX_DEALS} deals at {level} has a legal action")
 
     def _after_random_move(self, board: bytes, rng: np.random.Generator) -> bytes | None:
         """The board after a uniformly random legal move, None where the player is stuck.
@@ -251,9 +243,9 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
         Trying equal pairs in random order until one is connected is uniform over the connected ones.
         """
         pairs, paths = equal_pairs(board), self._paths(board)
-        for choice_ in rng.permutation(len(pairs)).tolist():
-            if paths.connects(*pairs[choice_]):
-                return self._removed(board, *pairs[choice_])
+        for number in rng.permutation(len(pairs)).tolist():
+            if paths.connects(*pairs[number]):
+                return without(board, [pairs[number]])
         return None
 
     @property
@@ -269,9 +261,3 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
     def _cell_pair(self, first: int, second: int) -> CellPair:
         cols = self.level.cols
         return divmod(first, cols), divmod(second, cols)
-
-    @staticmethod
-    def _removed(board: bytes, first: int, second: int) -> bytes:
-        left = bytearray(board)
-        left[first] = left[second] = 0
-        return bytes(left)

@@ -1,0 +1,236 @@
+"""Decides what a job is: a YAML file, one of its profiles and some overrides become one validated value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from vlmgym.settings import (
+    ColdStartSettings,
+    EngineSettings,
+    EnvRunnerSettings,
+    EvaluationSettings,
+    GameSettings,
+    GRPOSettings,
+    LearnerSettings,
+    ModelSettings,
+    RewardSettings,
+    SamplingSettings,
+    Section,
+    TrackingSettings,
+)
+from vlmgym.yaml12 import parse_yaml, write_yaml
+from vlmgym_envs.core import Game
+from vlmgym_envs.names import unknown_name
+from vlmgym_policies.scoring import RewardWeights
+
+PROFILES = "profiles"
+
+
+class JobError(ValueError):
+    """A job that cannot run as it is written; the text is one line for the person who wrote it."""
+
+
+class Job(Section):
+    """Everything that decides a training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run directory")
+    seed: int = Field(0, ge=0, description="of everything random")
+    output_dir: str = Field("runs", min_length=1, description="holds the run directories")
+    game: GameSettings
+    reward: RewardSettings
+    model: ModelSettings
+    sampling: SamplingSettings = SamplingSettings()
+    engine: EngineSettings = EngineSettings()
+    env_runners: EnvRunnerSettings = EnvRunnerSettings()
+    learners: LearnerSettings = LearnerSettings()
+    cold_start: ColdStartSettings | None = None
+    grpo: GRPOSettings = GRPOSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @property
+    def run_name(self) -> str:
+        return self.name if self.seed == 0 else f"{self.name}-seed{self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the results go: `runs/shisen`, or `runs/shisen-seed1` for another seed than 0."""
+        return Path(self.output_dir) / self.run_name
+
+    def make_game(self) -> Game[Any, Any, Any]:
+        return self.game.make()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_reward(cls, values: Any) -> Any:
+        """Fills in the reward weights that are left out: they depend on the game."""
+        game, reward = values.get("game"), values.get("reward", {})
+        if not isinstance(game, Mapping) or not isinstance(reward, Mapping):
+            return values
+        paper = RewardWeights.of(str(game.get("id")))
+        return {**values, "reward": {name: getattr(paper, name) for name in paper.__slots__} | dict(reward)}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.cold_start is not None:
+            teachers = self.make_game().teachers
+            for name in self.cold_start.teacher:
+                if name not in teachers:
+                    raise ValueError(f"cold_start.teacher: {unknown_name('teacher', name, teachers)}")
+        return self
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job file as it was read. values: without the profiles. profiles: partial jobs by name."""
+
+    path: Path
+    values: Mapping[str, Any]
+    profiles: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Errors: JobError where there is no such file, it is not YAML, or holds anything but mappings."""
+        try:
+            document = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise JobError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise JobError(f"{path}: {error}") from error
+        if not isinstance(document, dict):
+            raise JobError(f"{path}: a job must be a mapping, got {_shown(document)}")
+        profiles = document.pop(PROFILES, None) or {}
+        if not isinstance(profiles, dict) or not all(isinstance(profile, dict) for profile in profiles.values()):
+            raise JobError(f"{path}: {PROFILES} must map names to partial jobs, got {_shown(profiles)}")
+        return cls(Path(path), document, profiles)
+
+    def resolve(self, profile: str | None = None, overrides: Sequence[str] = ()) -> Job:
+        """The job: the file, then the profile over it, then each `a.b=value`, validated.
+
+        Errors: JobError.
+        """
+        values: Any = self.values
+        try:
+            if profile is not None:
+                if profile not in self.profiles:
+                    raise unknown_name("profile", profile, self.profiles)
+                values = _merged(Job, values, self.profiles[profile])
+            for override in overrides:
+                values = _with_override(values, override)
+            return Job.model_validate(values)
+        except ValidationError as error:
+            hint = f" (or choose a profile: {', '.join(self.profiles)})" if self.profiles and profile is None else ""
+            raise JobError(f"{self.path}: {_told(error)}{hint}") from None
+        except ValueError as error:
+            raise JobError(f"{self.path}: {error}") from error
+
+
+def load_job(path: str | Path, profile: str | None = None, overrides: Sequence[str] = ()) -> Job:
+    """Reads a job file; `JobFile.resolve` says how. Errors: JobError."""
+    return JobFile.read(path).resolve(profile, overrides)
+
+
+def save_job(job: Job, path: str | Path) -> None:
+    """Writes the resolved job; `load_job` gives it back equal."""
+    write_yaml(job.model_dump(mode="json"), Path(path), comment="The resolved job of this run: vlmgym train FILE")
+
+
+def _merged(section: type[BaseModel], values: Any, change: Mapping[str, Any]) -> Any:
+    """`change` over `values`. Sections are merged; anything else, free mappings included, is replaced."""
+    if not isinstance(values, Mapping):
+        return change
+    merged = dict(values)
+    for key, value in change.items():
+        inner = _section_of(section, key)
+        merge = inner is not None and isinstance(value, Mapping) and key in merged
+        merged[key] = _merged(inner, merged[key], value) if merge and inner else value
+    return merged
+
+
+def _section_of(section: type[BaseModel], key: Any) -> type[BaseModel] | None:
+    """The section that field `key` holds, if it holds one."""
+    annotation = section.model_fields[key].annotation if key in section.model_fields else None
+    for option in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _with_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """`values` with `a.b=value` set; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ValueError(f"--set takes key.key=value, got {override!r}")
+    changed = dict(values)
+    place = changed
+    for key in keys[:-1]:
+        inner = place.get(key)
+        if inner is not None and not isinstance(inner, Mapping):
+            raise ValueError(f"--set {path}: {key} holds a value, no keys")
+        place[key] = dict(inner or {})
+        place = place[key]
+    place[keys[-1]] = parse_yaml(text)
+    return changed
+
+
+_MUST = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list of two numbers",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be one of {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line, and how many more there are."""
+    first, *others = error.errors(include_url=False)
+    path = ".".join(map(str, first["loc"]))
+    context = first.get("ctx", {})
+    if first["type"] == "extra_forbidden":
+        text = _unknown_key(first["loc"])
+    elif first["type"] == "missing":
+        text = f"{path} is required"
+    elif first["type"] == "value_error":
+        text = f"{path}: {context['error']}" if path else str(context["error"])
+    else:
+        must = _MUST.get(first["type"], first["msg"]).format(**context)
+        text = f"{path} {must}, got {_shown(first['input'])}"
+    return f"{text} (and {len(others)} more)" if others else text
+
+
+def _unknown_key(path: Sequence[int | str]) -> str:
+    *parents, key = map(str, path)
+    section: type[BaseModel] = Job
+    for parent in parents:
+        section = _section_of(section, parent) or section
+    near = get_close_matches(key, section.model_fields, n=1)
+    where = ".".join(parents) or "a job"
+    hint = (
+        f"did you mean {'.'.join([*parents, near[0]])!r}?" if near else f"{where} has {', '.join(section.model_fields)}"
+    )
+    return f"unknown key {'.'.join([*parents, key])!r}, {hint}"
+
+
+def _shown(value: object) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

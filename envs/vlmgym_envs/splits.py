@@ -1,5 +1,6 @@
 """Decides which states are for training and which are held out, and draws the start of an episode from either."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -40,6 +41,26 @@ def draw_start(
         if split == "all" or in_held_out(game.key(state), held_out) == (split == "held_out"):
             return state
     raise ValueError(f"no {split} state in {MAX_TRIES} {start} starts of {game.id} with held_out {held_out}")
+
+
+def reset_state(
+    game: Game[Any, S, Any],
+    seed: int,
+    options: Mapping[str, Any] | None,
+    start: Start,
+    split: Split,
+    held_out: float,
+) -> S:
+    """What `reset` of an environment starts at: options {"state_text": text} set the state, else `draw_start` does.
+
+    Errors: ValueError for another option and for a text that `Game.from_text` refuses.
+    """
+    for name in options or {}:
+        if name != "state_text":
+            raise unknown_name("reset option", name, ["state_text"])
+    if options:
+        return game.from_text(options["state_text"])
+    return draw_start(game, seed, start, split, held_out)
 
 
 def check_split(start: str, split: str, held_out: float) -> None:

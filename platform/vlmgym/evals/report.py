@@ -1,0 +1,122 @@
+"""Decides how measured policies are told: rates with 95% intervals, summary.json and one table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vlmgym_policies.scoring import Score
+
+CONFIDENCE = 0.95
+PLAIN_WIDTH = 130
+"""Characters per line of a table that is not printed on a terminal."""
+_Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+
+class Rate(NamedTuple):
+    """A mean over `n` observations and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+PolicyResult = Mapping[str, Mapping[str, Rate]]
+"""How a policy did: "sampled" and, where it can decode so, "greedy" -> metric -> Rate."""
+
+TABLE_ROWS = {
+    "untrained": "before cold start",
+    "cold_start_best": "cold start, best point",
+    "cold_start": "cold start, end",
+    "grpo": "after GRPO",
+    "teacher": "teacher",
+    "random": "random",
+    "legal_random": "legal random",
+    "solver": "solver",
+}
+"""Rows of the table, in order; other policies follow under their own name."""
+
+TABLE_COLUMNS = {
+    "legal moves, sampled": ("sampled", "legal_move_rate"),
+    "legal moves, greedy": ("greedy", "legal_move_rate"),
+    "format": ("sampled", "format_rate"),
+    "boards perceived": ("sampled", "perception_board"),
+    "cells perceived": ("sampled", "perception_cells"),
+}
+
+
+def rate(successes: int, n: int) -> Rate:
+    """A proportion with its Wilson score interval (Wilson 1927, JASA 22).
+
+    >>> print(rate(8, 10))
+    80.0 [49.0, 94.3]
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"successes must be in 0..n and n at least 1, got {successes} of {n}")
+    share, z2 = successes / n, _Z * _Z
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == n else center + half
+    return Rate(share, low, high, n)
+
+
+def mean_interval(values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)) -> Rate:
+    """A mean with its Student t interval, cut at the bounds of the values; one value is its own interval."""
+    n = len(values)
+    if n < 1:
+        raise ValueError("a mean needs at least 1 value, got 0")
+    mean = fmean(values)
+    if n == 1:
+        return Rate(mean, mean, mean, 1)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * stdev(values) / math.sqrt(n)
+    return Rate(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n)
+
+
+def decision_rates(scores: Sequence[Score]) -> dict[str, Rate]:
+    """The metrics of one policy under one way of decoding, from its scored decisions."""
+    n = len(scores)
+    return {
+        "legal_move_rate": rate(sum(score.legal for score in scores), n),
+        "format_rate": rate(sum(score.well_formed for score in scores), n),
+        "perception_board": rate(sum(score.board for score in scores), n),
+        "perception_cells": mean_interval([score.cells for score in scores], bounds=(0.0, 1.0)),
+    }
+
+
+def write_summary(path: Path, results: Mapping[str, PolicyResult]) -> None:
+    """Writes {policy: {"sampled" | "greedy": {metric: {"mean", "low", "high", "n"}}}}."""
+    summary = {
+        policy: {mode: {name: value._asdict() for name, value in rates.items()} for mode, rates in result.items()}
+        for policy, result in results.items()
+    }
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def print_table(console: Console, results: Mapping[str, PolicyResult]) -> None:
+    """Prints percentages with their intervals, a row per policy."""
+    table = Table(title="Held-out states: % [95% interval]", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("policy", no_wrap=True)
+    for column in TABLE_COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    names = [*(name for name in TABLE_ROWS if name in results), *(name for name in results if name not in TABLE_ROWS)]
+    for name in names:
+        found = (results[name].get(mode, {}).get(metric) for mode, metric in TABLE_COLUMNS.values())
+        table.add_row(TABLE_ROWS.get(name, name), *("-" if value is None else str(value) for value in found))
+    if not console.is_terminal:
+        console = Console(file=console.file, width=PLAIN_WIDTH)
+    console.print(table)

@@ -1,0 +1,172 @@
+"""Decides where a run's metrics go: metrics.jsonl, the console, curves.png, rollouts/ and wandb."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vlmgym.curves import draw_curves
+from vlmgym.job import Job
+from vlmgym.metrics_file import MetricsFile, Point
+from vlmgym.wandb_run import NoWandb, WandbRun, wandb_mode
+
+METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+CURVES_EVERY_S = 120.0
+
+CONSOLE_METRICS = {
+    "loss": ("loss", "{:.3f}"),
+    "reward": ("reward", "{:+.2f}"),
+    "legal_move_rate": ("legal", "{:.1%}"),
+    "format_rate": ("format", "{:.1%}"),
+    "perception_board": ("board", "{:.1%}"),
+    "kl": ("kl", "{:.4f}"),
+    "entropy": ("entropy", "{:.3f}"),
+    "evaluation/sampled/legal_move_rate": ("held-out legal sampled", "{:.1%}"),
+    "evaluation/greedy/legal_move_rate": ("greedy", "{:.1%}"),
+}
+"""What a line on the console shows of the metrics of a step, in this order: label and format."""
+
+
+class Rollout(NamedTuple):
+    """One decision to look at. picture: PNG. rewards: the total and its parts."""
+
+    picture: bytes
+    prompt: str
+    response: str
+    rewards: Mapping[str, float]
+
+
+class Tracker:
+    """Everything a run leaves behind, besides checkpoints."""
+
+    def __init__(self, job: Job, *, resume_after: Point | None = None, console: Console | None = None) -> None:
+        """resume_after: the point a resumed run goes on from; metrics of later steps are dropped."""
+        self._run_dir = job.run_dir
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        self._console = console or Console(highlight=False)
+        path = self._run_dir / METRICS_FILE
+        self._metrics = MetricsFile.resumed(path, resume_after) if resume_after else MetricsFile(path)
+        self._wandb = self._start_wandb(job)
+        self._drawn_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def stage(self, name: str, total: int, *, done: int = 0, line_every: int = 1) -> Iterator[Stage]:
+        """A stage of `total` steps, `done` of them before this process, with its own bar and step axis.
+
+        line_every: steps between lines on the console; a step with an evaluation always has one.
+        """
+        self._wandb.start_stage(name)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+        )
+        with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as bar:
+            yield Stage(self, bar, name, total, done, line_every)
+        self.save_curves()
+
+    def say(self, text: str) -> None:
+        """One line on the console, above the bar."""
+        self._console.print(text, soft_wrap=True, markup=False)
+
+    def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes metrics to the file and to wandb; redraws the curves now and then."""
+        self._metrics.log(stage, step, metrics)
+        self._wandb.log(stage, step, metrics)
+        if time.monotonic() - self._drawn_s > CURVES_EVERY_S:
+            self.save_curves()
+
+    def save_rollouts(self, stage: str, step: int, rollouts: Sequence[Rollout]) -> Path:
+        """Writes `rollouts/STAGE-STEP/`: one PNG per different picture, and rollouts.jsonl. Returns that folder."""
+        folder = self._run_dir / "rollouts" / f"{stage}-{step:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        names: dict[bytes, str] = {}
+        lines = []
+        for rollout in rollouts:
+            name = names.setdefault(rollout.picture, f"board-{len(names)}.png")
+            (folder / name).write_bytes(rollout.picture)
+            lines.append({**rollout._asdict(), "picture": name, "rewards": dict(rollout.rewards)})
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (folder / "rollouts.jsonl").write_text(text, encoding="utf-8")
+        self._wandb.log_pictures(stage, step, [(rollout.picture, rollout.response) for rollout in rollouts])
+        return folder
+
+    def save_curves(self) -> None:
+        draw_curves(self._run_dir / METRICS_FILE, self._run_dir / CURVES_FILE)
+        self._drawn_s = time.monotonic()
+
+    def close(self) -> None:
+        self.save_curves()
+        self._metrics.close()
+        self._wandb.close()
+
+    def _start_wandb(self, job: Job) -> WandbRun | NoWandb:
+        mode = wandb_mode(job.tracking)
+        if mode == "off":
+            return NoWandb()
+        settings = (job.tracking.project, job.run_name, job.name, job.model_dump(mode="json"))
+        try:
+            return WandbRun(self._run_dir, mode, *settings)
+        except Exception as error:
+            if mode != "online":
+                raise
+            self.say(f"wandb cannot be reached ({str(error).splitlines()[0]}): recording offline")
+            return WandbRun(self._run_dir, "offline", *settings)
+
+
+class Stage:
+    """Logs the steps of one stage and moves its bar."""
+
+    def __init__(self, tracker: Tracker, bar: Progress, name: str, total: int, done: int, line_every: int) -> None:
+        self._tracker = tracker
+        self._bar = bar
+        self._name = name
+        self._total = total
+        self._done = done
+        self._line_every = line_every
+        self._task = bar.add_task(name, total=total, completed=done)
+        self._started_s = time.monotonic()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records metrics of step `step`, counted from 1; 0 is before the first. May be called twice for a step."""
+        self._tracker.log(self._name, step, metrics)
+        self._bar.update(self._task, completed=step)
+        evaluated = any(name.startswith("evaluation/") for name in metrics)
+        if evaluated or step % self._line_every == 0 or step == self._total:
+            self._tracker.say(self._line(step, metrics))
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        shown = [
+            f"{label} {form.format(metrics[name])}"
+            for name, (label, form) in CONSOLE_METRICS.items()
+            if name in metrics
+        ]
+        elapsed_s = time.monotonic() - self._started_s
+        left = f"{_clock(elapsed_s)} elapsed"
+        if self._done < step < self._total:
+            left += f", {_clock(elapsed_s / (step - self._done) * (self._total - step))} left"
+        return " | ".join([f"{self._name} {step}/{self._total}", *shown, left])
+
+
+def _clock(seconds: float) -> str:
+    """61.0 -> '1:01'; 3661.0 -> '1:01:01'"""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

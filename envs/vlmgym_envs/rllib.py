@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import AgentID, MultiAgentDict
 
-from vlmgym_envs.core import InvalidAnswer, Step
+from vlmgym_envs.core import Game, InvalidAnswer, Step
 from vlmgym_envs.names import unknown_name
 from vlmgym_envs.registry import make_game
 from vlmgym_envs.splits import Split, Start, check_split, reset_state
@@ -62,6 +62,10 @@ class GroupEnvConfig:
             raise ValueError("game is required in env_config")
         return cls(**config)
 
+    def make_game(self) -> Game[Any, Any, Any]:
+        """The game at its level, overrides applied."""
+        return make_game(self.game, self.level, **self.overrides)
+
 
 class GameGroupEnv(MultiAgentEnv):
     """Agents branch_0, branch_1, ... start in one state; each plays its own branch of it, at its own pace.
@@ -76,9 +80,9 @@ class GameGroupEnv(MultiAgentEnv):
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.config = GroupEnvConfig.from_dict(config)
-        self.game = make_game(self.config.game, self.config.level, **self.config.overrides)
+        self.game = self.config.make_game()
         self.states: MultiAgentDict = {}
         self.possible_agents = [f"branch_{number}" for number in range(self.config.group_size)]
         self.agents = list(self.possible_agents)
@@ -89,7 +93,7 @@ class GameGroupEnv(MultiAgentEnv):
         self._num_turns: dict[AgentID, int] = {}
         self._images: dict[Any, NDArray[np.uint8]] = {}
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[MultiAgentDict, MultiAgentDict]:
         """Starts at draw_start(game, seed, ...). Without a seed, continues the stream that the last seed began.
@@ -109,7 +113,7 @@ class GameGroupEnv(MultiAgentEnv):
             agent: {"state": start} for agent in self.agents
         }
 
-    def step(  # type: ignore[override]
+    def step(
         self, action_dict: MultiAgentDict
     ) -> tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]:
         """Plays the answers of whichever branches are ready. Terminates "__all__" once every branch has ended.

@@ -1,0 +1,1 @@
+"""GRPO on RLlib. Read: algorithm, runner, group, advantages, batching, loss, learner, config."""

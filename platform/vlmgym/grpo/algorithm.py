@@ -1,0 +1,205 @@
+"""GRPO: collect groups, compute advantages, update once, give the engines the new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+from ray.tune import PlacementGroupFactory
+
+from vlmgym.grpo.config import POLICY_ID, GRPOConfig
+from vlmgym.grpo.group import log_group_stats
+from vlmgym.grpo.runner import DroppedGroup, PlayedGroup
+from vlmgym.weights import push_weights
+from vlmgym_policies.engine import make_engine
+
+GROUPS_REQUESTED = "num_groups_requested_lifetime"
+GROUPS_DROPPED = "num_groups_dropped_lifetime"
+
+
+class GRPO(Algorithm):
+    """Group relative policy optimisation of a vision-language model (arXiv 2402.03300, 2505.13426).
+
+    The model lives on the learners and in checkpoints. Env runners play groups against engine actors, which get the
+    learners' weights, tagged with a version, after every update.
+    """
+
+    config: GRPOConfig
+
+    @classmethod
+    def get_default_config(cls) -> GRPOConfig:
+        return GRPOConfig()
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """RLlib's bundles, then one per engine."""
+        if isinstance(config, dict):
+            config = cls.get_default_config().update_from_dict(config)
+        request = super().default_resource_request(config)
+        engine = {"CPU": config.num_cpus_per_engine, "GPU": config.num_gpus_per_engine}
+        return PlacementGroupFactory([*request.bundles, *[engine] * config.num_engines], strategy=request.strategy)
+
+    def setup(self, config: Any) -> None:
+        self._engines: list[Any] = []
+        self._next_group_id = 0
+        super().setup(config)
+        self._engines = _start_engines(self.config)
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            if group is not None:
+                _hand_out(group, self._engines)
+        self._sync_weights()
+
+    def training_step(self) -> None:
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            groups = self._collect(self.config.num_groups_per_train_batch)
+        log_group_stats(self.metrics, [group.stats for group in groups], key=ENV_RUNNER_RESULTS)
+        lag = self.weights_version - min(group.stats.weights_version for group in groups)
+        self.metrics.log_value("weights_version_lag", lag, window=1)
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            self._update(groups)
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._sync_weights()
+
+    @property
+    def weights_version(self) -> int:
+        """How many updates the learners have made; the version of the weights that engines serve."""
+        return self._version
+
+    @property
+    def engines(self) -> Sequence[Any]:
+        """Handles of the engine actors; they serve `weights_version`."""
+        return tuple(self._engines)
+
+    def _collect(self, wanted: int) -> list[PlayedGroup]:
+        """Plays `wanted` groups; a dropped one is replaced by a new one with the next id.
+
+        Raises:
+            RuntimeError: more than `max_dropped_groups` were dropped; carries the last reason.
+        """
+        played: list[PlayedGroup] = []
+        num_dropped = 0
+        while len(played) < wanted:
+            missing = wanted - len(played)
+            group_ids = range(self._next_group_id, self._next_group_id + missing)
+            self._next_group_id += missing
+            answers = self._ask_runners(group_ids)
+            played += [answer for answer in answers if isinstance(answer, PlayedGroup)]
+            dropped = [answer for answer in answers if isinstance(answer, DroppedGroup)]
+            num_dropped += len(dropped)
+            self.metrics.log_value(GROUPS_REQUESTED, missing, reduce="lifetime_sum")
+            self.metrics.log_value(GROUPS_DROPPED, len(dropped), reduce="lifetime_sum")
+            if num_dropped > self.config.max_dropped_groups:
+                raise RuntimeError(f"{num_dropped} groups were dropped in one iteration, last: {dropped[-1].reason}")
+            if dropped:
+                self.restore_env_runners(self.env_runner_group)
+                self._sync_weights()
+        return sorted(played)
+
+    def _ask_runners(self, group_ids: Sequence[int]) -> list[PlayedGroup | DroppedGroup]:
+        """Shares out ids over healthy runners; what a lost runner was asked for comes back as dropped."""
+        runners = self.env_runner_group
+        if runners.num_remote_env_runners() == 0:
+            samples = [runners.local_env_runner.sample_groups(group_ids)]
+        else:
+            healthy = runners.healthy_worker_ids()
+            if not healthy:
+                raise RuntimeError("no env runner is left; see env_runners().fault_tolerance")
+            share = {worker: list(group_ids[i :: len(healthy)]) for i, worker in enumerate(healthy)}
+            share = {worker: ids for worker, ids in share.items() if ids}
+            samples = runners.foreach_env_runner(
+                "sample_groups",
+                kwargs=[{"group_ids": ids} for ids in share.values()],
+                remote_worker_ids=list(share),
+                local_env_runner=False,
+                timeout_seconds=None,
+            )
+        self.metrics.aggregate([sample.metrics for sample in samples], key=ENV_RUNNER_RESULTS)
+        answers = [answer for sample in samples for answer in sample.groups]
+        lost = set(group_ids) - {answer.group_id for answer in answers}
+        return [*answers, *(DroppedGroup(group_id, "its env runner was lost") for group_id in sorted(lost))]
+
+    def _update(self, groups: Sequence[PlayedGroup]) -> None:
+        timesteps = {
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
+        }
+        results = self.learner_group.update(
+            episodes_refs=[group.episodes for group in groups],
+            timesteps=timesteps,
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def _sync_weights(self) -> None:
+        self._version = push_weights(self.learner_group, POLICY_ID, self._engines)
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Gives restarted runners their engines. RLlib's own version would send them weights."""
+        if env_runner_group is None or not self.config.restart_failed_env_runners:
+            return []
+        restored: list[int] = env_runner_group.probe_unhealthy_env_runners()
+        if restored:
+            _hand_out(env_runner_group, self._engines, restored)
+        return restored
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**super().get_state(*args, **kwargs), "next_group_id": self._next_group_id}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._next_group_id = state.get("next_group_id", self._next_group_id)
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        super().restore_from_path(path, *args, **kwargs)
+        if self._engines:
+            self._sync_weights()
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        for engine in self._engines:
+            ray.kill(engine)
+        self._engines = []
+
+
+def _start_engines(config: GRPOConfig) -> list[Any]:
+    """One actor per engine; a restarted one serves nothing before it has weights."""
+    actor = ray.remote(
+        num_cpus=config.num_cpus_per_engine, num_gpus=config.num_gpus_per_engine, max_restarts=-1, max_task_retries=0
+    )(_EngineActor)
+    options = {"path": config.model_config["path"], "dtype": config.model_config["dtype"], **config.engine_options}
+    return [actor.remote(config.engine_type, options) for _ in range(config.num_engines)]
+
+
+def _hand_out(env_runner_group: Any, engines: Sequence[Any], worker_ids: Sequence[int] | None = None) -> None:
+    env_runner_group.foreach_env_runner(
+        lambda runner: runner.set_engines(engines),
+        remote_worker_ids=worker_ids,
+        local_env_runner=worker_ids is None,
+    )
+
+
+class _EngineActor:
+    """An engine in an asyncio actor: its requests overlap, so that the engine can batch them."""
+
+    def __init__(self, engine_type: str, options: dict[str, Any]) -> None:
+        self._engine = make_engine(engine_type, wait_for_weights=True, **options)
+
+    async def generate(self, prompts: Any, sampling: Any) -> Any:
+        return await self._engine.generate(prompts, sampling)
+
+    async def load_weights(self, weights: Any, version: int) -> None:
+        await self._engine.load_weights(weights, version)
+
+    async def weights_version(self) -> int | None:
+        return await self._engine.weights_version()

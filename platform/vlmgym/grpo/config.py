@@ -1,0 +1,229 @@
+"""The settings of GRPO; defaults are those of G1 (arXiv 2505.13426), every departure is named where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.connectors.learner import AgentToModuleMapping
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from vlmgym_envs.rllib import GameGroupEnv
+from vlmgym_policies.engine import ENGINES
+from vlmgym_policies.scoring import RewardWeights
+
+POLICY_ID = "policy"
+
+
+def policy_for(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
+    """All branches are played by the one policy."""
+    return POLICY_ID
+
+
+class GRPOConfig(AlgorithmConfig):
+    """Chains like every RLlib config.
+
+    Example:
+        config = (
+            GRPOConfig()
+            .environment(env_config={"game": "shisen_sho", "level": "tiny", "group_size": 8})
+.vlm("path/or/hub-name", dtype="float32")
+            .training(lr=8e-4, num_groups_per_train_batch=32)
+        )
+        algo = config.build_algo()
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        from vlmgym.grpo.algorithm import GRPO
+        from vlmgym.grpo.runner import VLMEnvRunner
+
+        super().__init__(algo_class=algo_class or GRPO)
+        self.num_groups_per_train_batch = 128
+        self.max_dropped_groups = 128
+        self.clip_low = 0.2
+        self.clip_high = 0.2
+        self.kl_coeff = 0.01
+        self.weight_decay = 0.01
+        self.adam_betas = (0.9, 0.999)
+        self.micro_batch_tokens = 16384
+        self.temperature = 1.0
+        self.max_tokens = 8192
+        self.reward_weights: dict[str, float] = {}
+        self.engine_type = "hf"
+        self.engine_options: dict[str, Any] = {}
+        self.num_engines = 1
+        self.num_cpus_per_engine: float = 1
+        self.num_gpus_per_engine: float = 0
+        self.lr = 1e-6
+        self.grad_clip = 1.0
+        self.grad_clip_by = "global_norm"
+        self.env = GameGroupEnv
+        self.env_runner_cls = VLMEnvRunner
+        self._set_rllib_defaults()
+
+    def _set_rllib_defaults(self) -> None:
+        """Defaults of RLlib that do not fit: whole groups, no weights on runners, no tensors from connectors."""
+        self.gamma = 1.0
+        self.num_epochs = 1
+        self.minibatch_size = None
+        self.batch_mode = "complete_episodes"
+        self.add_default_connectors_to_learner_pipeline = False
+        self.episodes_to_numpy = False
+        self.create_local_env_runner = False
+        self.restart_failed_env_runners = True
+        self._dont_auto_sync_env_runner_states = True
+        self.multi_agent(policies={POLICY_ID}, policy_mapping_fn=policy_for)
+        self.evaluation_config = {"explore": False}
+        self._fixed = {name: getattr(self, name) for name in _FIXED}
+
+    def vlm(
+        self,
+        path: str,
+        *,
+        dtype: str = "float32",
+        train_vision: bool = True,
+    ) -> Self:
+        """The VLM: a model directory or hub name, start of the policy and frozen reference of the KL term."""
+        return self.rl_module(model_config={"path": path, "dtype": dtype, "train_vision": train_vision})
+
+    def training(
+        self,
+        *,
+        num_groups_per_train_batch: int = NotProvided,
+        max_dropped_groups: int = NotProvided,
+        clip_low: float = NotProvided,
+        clip_high: float = NotProvided,
+        kl_coeff: float = NotProvided,
+        weight_decay: float = NotProvided,
+        adam_betas: tuple[float, float] = NotProvided,
+        micro_batch_tokens: int = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """The update.
+
+        Args:
+            num_groups_per_train_batch: start states per iteration, over all runners.
+            max_dropped_groups: faulty groups per iteration that are replaced before the run stops with their reason.
+            clip_low: lower clip of the ratio is 1 - clip_low.
+            clip_high: upper clip of the ratio is 1 + clip_high.
+            kl_coeff: weight of the k3 KL to the start model; 0 leaves the reference out.
+            weight_decay: AdamW's, on matrices.
+            adam_betas: AdamW's.
+            micro_batch_tokens: bound on rows x padded length of one forward pass.
+            kwargs: RLlib's own (`lr` may be a schedule over decisions sampled, `grad_clip`, ...).
+        """
+        super().training(**kwargs)
+        return self._set(
+            num_groups_per_train_batch=num_groups_per_train_batch,
+            max_dropped_groups=max_dropped_groups,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            kl_coeff=kl_coeff,
+            weight_decay=weight_decay,
+            adam_betas=adam_betas,
+            micro_batch_tokens=micro_batch_tokens,
+        )
+
+    def engines(
+        self,
+        *,
+        engine_type: str = NotProvided,
+        num_engines: int = NotProvided,
+        num_cpus_per_engine: float = NotProvided,
+        num_gpus_per_engine: float = NotProvided,
+        engine_options: Mapping[str, Any] = NotProvided,
+    ) -> Self:
+        """Who generates: actors of one engine type, `engine_options` for its constructor."""
+        return self._set(
+            engine_type=engine_type,
+            num_engines=num_engines,
+            num_cpus_per_engine=num_cpus_per_engine,
+            num_gpus_per_engine=num_gpus_per_engine,
+            engine_options=engine_options,
+        )
+
+    def sampling(self, *, temperature: float = NotProvided, max_tokens: int = NotProvided) -> Self:
+        """How responses are drawn in training; evaluation with `explore=False` is greedy."""
+        return self._set(temperature=temperature, max_tokens=max_tokens)
+
+    def rewards(self, **weights: float) -> Self:
+        """Weights (`game`, `perception`, `format`) that differ from the paper's for the game that is played."""
+        return self._set(reward_weights=weights)
+
+    def validate(self) -> None:
+        """Refuses what makes no sense here, with what to use instead."""
+        super().validate()
+        for name, reason in _FIXED.items():
+            if getattr(self, name) != self._fixed[name] and not self.in_evaluation:
+                value = f"{self._fixed[name]!r}, got {getattr(self, name)!r}"
+                raise ValueError(f"{name.lstrip('_')} must stay {value}: {reason}")
+        for name in ("num_groups_per_train_batch", "num_engines", "micro_batch_tokens", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_groups_per_train_batch % max(1, self.num_learners):
+            raise ValueError(
+                f"num_groups_per_train_batch must divide by num_learners, got {self.num_groups_per_train_batch} "
+                f"and {self.num_learners}"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0 in training, got {self.temperature}")
+        if self.engine_type not in ENGINES:
+            raise ValueError(f"engine_type must be one of {', '.join(sorted(ENGINES))}, got {self.engine_type!r}")
+        RewardWeights.of("", **self.reward_weights)
+        if set(self.policies) != {POLICY_ID}:
+            raise ValueError(f"policies must be {{{POLICY_ID!r}}}: one model plays all branches")
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        from vlmgym_policies.vlm_module import VLMModule
+
+        return RLModuleSpec(module_class=VLMModule)
+
+    def get_default_learner_class(self) -> type:
+        from vlmgym.grpo.learner import GRPOLearner
+
+        return GRPOLearner
+
+    def build_learner_connector(
+        self, input_observation_space: Any = None, input_action_space: Any = None, device: Any = None
+    ) -> Any:
+        """The user's pieces first, then: advantages per group, records per decision, one object array."""
+        from vlmgym.grpo.batching import GroupAdvantages, SequencesFromEpisodes, SequencesToObjectArrays
+
+        pipeline = super().build_learner_connector(input_observation_space, input_action_space, device)
+        pipeline.append(GroupAdvantages())
+        pipeline.append(SequencesFromEpisodes())
+        pipeline.append(
+            AgentToModuleMapping(
+                rl_module_specs=set(self.policies),
+                agent_to_module_mapping_fn=self.policy_mapping_fn,
+                as_learner_connector=True,
+            )
+        )
+        pipeline.append(SequencesToObjectArrays())
+        return pipeline
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "reference": self.kl_coeff > 0}
+
+    def _set(self, **values: Any) -> Self:
+        for name, value in values.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+
+_FIXED = {
+    "gamma": "a decision's return is the sum of its branch's rewards",
+    "num_epochs": "GRPO takes one optimizer step per batch of groups",
+    "minibatch_size": "one step per batch; use micro_batch_tokens to bound memory",
+    "_train_batch_size_per_learner": "use num_groups_per_train_batch",
+    "train_batch_size": "use num_groups_per_train_batch",
+    "batch_mode": "groups are never cut",
+    "rollout_fragment_length": "runners play whole groups",
+    "add_default_connectors_to_learner_pipeline": "observations are prompts, not tensors",
+    "enable_rl_module_and_learner": "this is an algorithm of the new API stack",
+    "enable_env_runner_and_connector_v2": "this is an algorithm of the new API stack",
+    "framework_str": "the models are torch models",
+}

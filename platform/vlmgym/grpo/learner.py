@@ -1,0 +1,136 @@
+"""The update: one optimizer step from all sequences of a batch, the same on any number of learners."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.policy.sample_batch import MultiAgentBatch
+
+from vlmgym.grpo.batching import SEQUENCES, MicroBatch, TrainSequence, collate, plan_micro_batches
+from vlmgym.grpo.loss import clipped_surrogate, k3_divergence, masked_sum
+from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS, VLMModule
+
+
+class GRPOLearner(TorchLearner):
+    """Trains `VLMModule`s from object arrays of `TrainSequence`s, collated here one micro-batch at a time."""
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """AdamW over what is trainable; the frozen reference (and vision tower) stay out. No decay on vectors."""
+        config = config or self.config.get_config_for_module(module_id)
+        params = [p for p in self.module[module_id].parameters() if p.requires_grad]
+        matrices = {"params": [p for p in params if p.ndim > 1], "weight_decay": config.weight_decay}
+        vectors = {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}
+        optimizer = torch.optim.AdamW([matrices, vectors], betas=config.adam_betas)
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
+
+    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: MicroBatch, fwd_out: Any) -> torch.Tensor:
+        """Clipped surrogate plus k3 KL to the frozen start model, summed over the micro-batch's response tokens."""
+        logprobs, mask = fwd_out[LOGPROBS], batch.weights
+        token = clipped_surrogate(logprobs, batch.old_logprobs, batch.advantages, config.clip_low, config.clip_high)
+        loss = masked_sum(token.policy, mask)
+        self._add("policy_loss", loss)
+        if REFERENCE_LOGPROBS in fwd_out:
+            kl = masked_sum(k3_divergence(logprobs, fwd_out[REFERENCE_LOGPROBS]), mask)
+            loss = loss + config.kl_coeff * kl
+            self._add("kl", kl)
+        mismatch = (logprobs.detach() - batch.old_logprobs).abs() * mask
+        self._add("loss", loss)
+        self._add("entropy", masked_sum(fwd_out[ENTROPY], mask))
+        self._add("clip_fraction", masked_sum(token.clipped, mask))
+        self._add("ratio", masked_sum(token.ratio, mask))
+        self._add("logprob_mismatch", mismatch.sum())
+        self._worst_mismatch = max(self._worst_mismatch, float(mismatch.max()))
+        return loss
+
+    def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
+        """Steps the optimizers; a step with a non-finite gradient is skipped and counted."""
+        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients_dict.values())
+        self.metrics.log_value("num_skipped_updates", int(not finite), reduce="lifetime_sum")
+        if finite:
+            super().apply_gradients(gradients_dict)
+
+    def _convert_batch_type(self, batch: MultiAgentBatch, *args: Any, **kwargs: Any) -> MultiAgentBatch:
+        """Leaves the records alone; RLlib would look for arrays to move to the device."""
+        return batch
+
+    def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, torch.Tensor], Any]:
+        for optimizer in self._optimizer_parameters:
+            optimizer.zero_grad(set_to_none=True)
+        losses = {mid: self._accumulate(mid, list(columns[SEQUENCES])) for mid, columns in batch.items()}
+        gradients = {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
+        self.apply_gradients(self.postprocess_gradients(gradients))
+        return {}, losses, {}
+
+    def _accumulate(self, module_id: str, records: Sequence[TrainSequence]) -> torch.Tensor:
+        """Backward passes of all micro-batches; gradients add up to those of one batch over all learners.
+
+        Every learner runs the same number of rounds, hence of collectives; one that has fewer micro-batches repeats its
+        last with weight zero.
+        """
+        module = self.module[module_id]
+        config = self.config.get_config_for_module(module_id)
+        plan = plan_micro_batches([record.num_tokens for record in records], config.micro_batch_tokens)
+        total_weight = self._over_learners(sum(float(record.weights.sum()) for record in records), dist.ReduceOp.SUM)
+        num_rounds = int(self._over_learners(len(plan), dist.ReduceOp.MAX))
+        self._totals: defaultdict[str, float] = defaultdict(float)
+        self._worst_mismatch = 0.0
+        for turn in range(num_rounds):
+            micro = collate([records[i] for i in plan[min(turn, len(plan) - 1)]], _vlm(module).processor, self._device)
+            if turn >= len(plan):
+                micro = micro._replace(weights=torch.zeros_like(micro.weights))
+            with _synchronising_only(module, last=turn == num_rounds - 1):
+                outputs = self.module.forward_train({module_id: micro.inputs})
+                loss = self.compute_losses(fwd_out=outputs, batch={module_id: micro})[module_id]
+                (loss * _world_size() / total_weight).backward()
+        return self._log_update(module_id, total_weight, records, plan)
+
+    def _add(self, term: str, value: torch.Tensor) -> None:
+        """Adds a micro-batch's sum over tokens to a metric of this update."""
+        self._totals[term] += float(value.detach())
+
+    def _log_update(
+        self, module_id: str, total_weight: float, records: Sequence[TrainSequence], plan: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Logs token means over all learners, and what this learner's shard cost; returns the mean loss."""
+        names = sorted(self._totals)
+        sums = torch.tensor([self._totals[name] for name in names], dtype=torch.float64)
+        if dist.is_initialized():
+            dist.all_reduce(sums := sums.to(self._device))
+        means = {name: float(total) / total_weight for name, total in zip(names, sums, strict=True)}
+        worst = self._over_learners(self._worst_mismatch, dist.ReduceOp.MAX)
+        used = sum(record.num_tokens for record in records)
+        padded = sum(len(rows) * max(records[i].num_tokens for i in rows) for rows in plan)
+        self.metrics.log_dict({**means, "logprob_mismatch_max": worst}, key=module_id, window=1)
+        self.metrics.log_dict({"padding_fraction": 1.0 - used / padded}, key=module_id, window=1)
+        self.metrics.log_dict({"num_tokens": used, "num_sequences": len(records)}, key=module_id, reduce="sum")
+        return torch.tensor(means["loss"])
+
+    def _over_learners(self, value: float, operation: dist.ReduceOp) -> float:
+        if not dist.is_initialized():
+            return float(value)
+        tensor = torch.tensor([value], dtype=torch.float64, device=self._device)
+        dist.all_reduce(tensor, operation)
+        return float(tensor)
+
+
+def _vlm(module: Any) -> VLMModule:
+    vlm: VLMModule = module.unwrapped()
+    return vlm
+
+
+def _world_size() -> int:
+    """DDP averages gradients over learners; a sum over all of them needs this factor."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def _synchronising_only(module: Any, *, last: bool) -> Iterator[None]:
+    """DDP exchanges gradients in the last micro-batch only."""
+    with contextlib.nullcontext() if last or not hasattr(module, "no_sync") else module.no_sync():
+        yield

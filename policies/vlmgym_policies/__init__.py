@@ -1,0 +1,1 @@
+"""What answers a picture: prompts, engines that complete them, and the vision-language model behind them."""

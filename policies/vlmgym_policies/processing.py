@@ -1,0 +1,173 @@
+"""How a prompt becomes ids and pixels for a Hugging Face VLM, and which ids may never be sampled."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel
+
+from vlmgym_policies.engine import Message, Prompt
+
+MEDIA_TOKENS = ("image", "video", "audio", "vision_start", "vision_end")
+_CACHED_PROMPTS = 1024
+
+
+class EncodedPrompt(NamedTuple):
+    """token_ids: int32 [P], media placeholders expanded. pixels: the image processor's tensors by name."""
+
+    token_ids: NDArray[np.int32]
+    pixels: Mapping[str, torch.Tensor]
+
+
+class VLMProcessor:
+    """Tokenizer, chat template and image processor of one model directory (or hub name).
+
+    Works for processors whose per-image outputs concatenate along their first axis (Qwen-VL, PaddleOCR-VL, LLaVA, ...).
+
+    Raises:
+        ValueError: no model at `path`, or its processor needs a package that is missing.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._processor = AutoProcessor.from_pretrained(path)
+            self._config = AutoConfig.from_pretrained(path)
+            generation = GenerationConfig.from_pretrained(path)
+        except OSError as error:
+            raise ValueError(f"model {path!r} cannot be loaded: {_first_line(error)}") from error
+        except ImportError as error:
+            raise ValueError(f"model {path!r} needs a missing package: {_first_line(error)}") from error
+        self.tokenizer = self._processor.tokenizer
+        eos = generation.eos_token_id if generation.eos_token_id is not None else self.tokenizer.eos_token_id
+        self.eos_token_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else (eos,)
+        pad = self.tokenizer.pad_token_id
+        self.pad_token_id: int = pad if pad is not None else self.eos_token_ids[0]
+        self.image_token_id: int = _media_ids(self._config)["image"]
+        self.encode_messages = lru_cache(_CACHED_PROMPTS)(self._encode_messages)
+        self._image_pixels = lru_cache(_CACHED_PROMPTS)(self._process_image)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits of the model; may exceed the tokenizer's entries."""
+        size: int = self._config.get_text_config().vocab_size
+        return size
+
+    @property
+    def banned_token_ids(self) -> tuple[int, ...]:
+        """Ids removed from the distribution in sampler and learner alike: media placeholders and unnamed ids."""
+        unnamed = range(len(self.tokenizer), self.vocab_size)
+        return tuple(sorted({*_media_ids(self._config).values(), *unnamed} - set(self.eos_token_ids)))
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """The prompt as the model sees it, up to the start of the response. Cached: siblings share the work."""
+        return self.encode_messages(prompt.messages)
+
+    def spell_response(self, text: str) -> NDArray[np.int32]:
+        """Ids of a written response, end token included: int32 [R]. Never for a sampled one, whose ids are known."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return np.array([*ids, self.eos_token_ids[0]], dtype=np.int32)
+
+    def response_spans(self, text: str) -> list[tuple[int, int]]:
+        """Start and end in `text` of each id of `spell_response(text)`; the end token spans nothing at the end."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [*map(tuple, encoded["offset_mapping"]), (len(text), len(text))]
+
+    def decode(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
+        """Response text, end and padding tokens left out."""
+        hidden = {*self.eos_token_ids, self.pad_token_id}
+        text: str = self.tokenizer.decode([int(i) for i in token_ids if int(i) not in hidden])
+        return text
+
+    def collate(
+        self,
+        token_ids: Sequence[NDArray[np.int32]],
+        images: Sequence[Sequence[bytes]],
+        padding: Literal["left", "right"],
+    ) -> dict[str, torch.Tensor]:
+        """One padded batch of model inputs: int64 [B, T] ids and mask, and the pixels of all images in order."""
+        width = max(len(ids) for ids in token_ids)
+        input_ids = torch.full((len(token_ids), width), self.pad_token_id, dtype=torch.int64)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(token_ids):
+            place = slice(width - len(ids), width) if padding == "left" else slice(0, len(ids))
+            input_ids[row, place] = torch.from_numpy(np.asarray(ids, dtype=np.int64))
+            attention_mask[row, place] = 1
+        pixels = [self._image_pixels(image) for row in images for image in row]
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        batch |= {name: torch.cat([p[name] for p in pixels]) for name in (pixels[0] if pixels else ())}
+        if pixels and "mm_token_type_ids" in self._model_arguments:
+            batch["mm_token_type_ids"] = (input_ids == self.image_token_id).long()
+        return batch
+
+    def save_pretrained(self, path: str | Path) -> None:
+        self._processor.save_pretrained(path)
+
+    @property
+    def _model_arguments(self) -> frozenset[str]:
+        return _forward_arguments(type(self._config))
+
+    def _encode_messages(self, messages: tuple[Message, ...]) -> EncodedPrompt:
+        chat = [{"role": m.role, "content": _content(m)} for m in messages]
+        text = self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        images = [_open_image(image) for message in messages for image in message.images]
+        inputs = self._processor(text=[text], images=images or None, return_tensors="pt")
+        token_ids = inputs.pop("input_ids")[0].numpy().astype(np.int32)
+        pixels = {k: v for k, v in inputs.items() if k not in ("attention_mask", "mm_token_type_ids")}
+        return EncodedPrompt(token_ids, pixels)
+
+    def _process_image(self, image: bytes) -> dict[str, torch.Tensor]:
+        pixels = self._processor.image_processor(images=[_open_image(image)], return_tensors="pt")
+        return {name: value for name, value in pixels.items() if isinstance(value, torch.Tensor)}
+
+
+def load_vlm(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a directory or hub name, every weight present.
+
+    Raises:
+        ValueError: no model at `path`, or its file lacks weights.
+    """
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    except OSError as error:
+        raise ValueError(f"model {path!r} cannot be loaded: {_first_line(error)}") from error
+    if report["missing_keys"]:
+        raise ValueError(f"model {path!r} lacks weights, first {sorted(report['missing_keys'])[0]}")
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _open_image(image: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(image)).convert("RGB")
+
+
+def _content(message: Message) -> list[dict[str, Any]]:
+    return [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.text}]
+
+
+def _media_ids(config: Any) -> dict[str, int]:
+    named = {kind: getattr(config, f"{kind}_token_id", None) for kind in MEDIA_TOKENS}
+    if named["image"] is None:
+        named["image"] = getattr(config, "image_token_index", None)
+    if named["image"] is None:
+        raise ValueError(f"{type(config).__name__} names no image token: not a vision-language model")
+    return {kind: token for kind, token in named.items() if token is not None}
+
+
+@lru_cache
+def _forward_arguments(config_class: type) -> frozenset[str]:
+    model_class = AutoModelForImageTextToText._model_mapping[config_class]
+    return frozenset(inspect.signature(model_class.forward).parameters)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

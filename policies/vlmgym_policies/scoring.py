@@ -1,0 +1,75 @@
+"""What a response is worth: game, perception and format, each measured apart and weighed per game."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from vlmgym_envs.core import Game, InvalidAnswer
+from vlmgym_policies.answers import Response, parse_response
+
+UNPAID_PERCEPTION = ("shisen_sho", "shisen_sho_pictures")
+"""Games whose perception block earns nothing in the paper."""
+
+
+class Score(NamedTuple):
+    """One scored decision.
+
+    reward: what is trained on. game_reward: the game part before weighing. legal: the answer was accepted by the rules.
+    well_formed: all three tag pairs. cells: fraction of board cells perceived right. board: the whole board right.
+    """
+
+    reward: float
+    game_reward: float
+    legal: bool
+    well_formed: bool
+    cells: float
+    board: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RewardWeights:
+    """reward = game * game_reward + perception * [board right] + format * [well formed] (G1, arXiv 2505.13426).
+
+    Departure: the paper looks for the board text anywhere in the response, here it must be the perception block.
+    """
+
+    game: float
+    perception: float
+    format: float
+
+    @classmethod
+    def of(cls, game_id: str, **overrides: float) -> Self:
+        """The paper's weights for a game, with overrides by name."""
+        paper = {"game": 1.0, "perception": 0.0 if game_id in UNPAID_PERCEPTION else 1.0, "format": 1.0}
+        unknown = overrides.keys() - paper.keys()
+        if unknown:
+            raise ValueError(f"reward weights are {', '.join(paper)}, got {', '.join(sorted(unknown))}")
+        return cls(**{**paper, **overrides})
+
+    def score(self, game: Game[Any, Any, Any], state: Any, text: str, game_reward: float, legal: bool) -> Score:
+        """Scores the response `text` given in `state`, whose answer the environment has already played."""
+        response = parse_response(text)
+        cells = perceived_cells(game, state, response)
+        board = cells == 1.0
+        reward = self.game * game_reward + self.perception * board + self.format * response.well_formed
+        return Score(reward, game_reward, legal, response.well_formed, cells, board)
+
+
+def perceived_cells(game: Game[Any, Any, Any], state: Any, response: Response) -> float:
+    """Fraction of the true board's cells that the perception block names right; a block of another shape may match
+    fewer, and anything beyond the true board makes it at most the share of what was written."""
+    if response.perception is None:
+        return 0.0
+    truth, seen = game.cells(game.describe(state)), game.cells(response.perception)
+    right = sum(a == b for row, other in zip(truth, seen, strict=False) for a, b in zip(row, other, strict=False))
+    return right / max(sum(map(len, truth)), sum(map(len, seen)))
+
+
+def judge(game: Game[Any, Any, Any], state: Any, text: str, weights: RewardWeights) -> Score:
+    """Scores a response without an environment: +1 for a legal move, -1 otherwise, as `GameGroupEnv` does."""
+    try:
+        refused = game.step(state, game.parse(parse_response(text).answer or "")).refused
+    except InvalidAnswer as error:
+        refused = str(error)
+    return weights.score(game, state, text, game_reward=-1.0 if refused else 1.0, legal=refused is None)

@@ -1,0 +1,173 @@
+"""Makes a tiny vision-language model directory offline: a real architecture, random weights, a tokenizer of its own.
+
+The architecture is PaddleOCR-VL (2-D rotary vision tower, 2x2 patch merger, decoder with multimodal rotary positions,
+tied embeddings): the smallest one whose processor works without torchvision, takes pictures of any shape and loads in
+vLLM. The sizes were chosen so that it learns on one CPU core in minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import (
+    PaddleOCRVLConfig,
+    PaddleOCRVLForConditionalGeneration,
+    PaddleOCRVLImageProcessorPil,
+    PaddleOCRVLProcessor,
+    PreTrainedTokenizerFast,
+)
+
+SPECIAL_TOKENS = {
+    "pad_token": "<|pad|>",
+    "bos_token": "<|im_start|>",
+    "eos_token": "<|im_end|>",
+    "image_token": "<|image_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_PIECE = re.compile(r"(?:</?\w+>)+|\(\d+, \d+\)|[|\n]|[^|\n<>()]+|[<>()]")
+
+
+@dataclass(frozen=True)
+class TinySize:
+    """Sizes of the tiny model. patch_px: side of a patch; a 2x2 block of patches is one token of the picture."""
+
+    hidden_size: int = 64
+    num_layers: int = 3
+    num_heads: int = 4
+    head_dim: int = 32
+    intermediate_size: int = 192
+    vision_hidden_size: int = 48
+    vision_num_layers: int = 1
+    vision_num_heads: int = 2
+    vision_intermediate_size: int = 96
+    patch_px: int = 8
+    image_px: int = 64
+    rope_theta: float = 1000.0
+    init_std: float = 0.12
+    position_init_std: float = 0.6
+
+
+def make_tiny_vlm(
+    path: str | Path, *, prompts: Iterable[str], responses: Iterable[str], seed: int, size: TinySize | None = None
+) -> Path:
+    """Writes config, weights, tokenizer, processor and chat template to `path`; returns it.
+
+    prompts: instruction texts; each line becomes one token. responses: sample responses; each tag, coordinate, board
+    cell and separator becomes one token. Any other text is spelled in bytes.
+    """
+    size = size or TinySize()
+    path = Path(path)
+    tokenizer = train_tokenizer(prompts, responses)
+    processor = PaddleOCRVLProcessor(
+        image_processor=PaddleOCRVLImageProcessorPil(
+            patch_size=size.patch_px,
+            temporal_patch_size=1,
+            merge_size=2,
+            min_pixels=(2 * size.patch_px) ** 2,
+            max_pixels=1024 * 1024,
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
+        ),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+    )
+    model = _random_model(size, tokenizer, seed)
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+def train_tokenizer(prompts: Iterable[str], responses: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A unigram tokenizer whose pieces are counted in the games' texts, with byte fallback for everything else."""
+    counts = Counter(line for prompt in prompts for line in prompt.splitlines(keepends=True))
+    counts.update(piece for response in responses for piece in _PIECE.findall(response))
+    counts.update({"user\n": 1, "assistant\n": 1, "system\n": 1, "\n": 1})
+    total = sum(counts.values())
+    pieces = [(piece, log(count / total)) for piece, count in sorted(counts.items()) if len(piece.encode()) > 1]
+    floor = min(score for _, score in pieces) - 10.0
+    alphabet = [(f"<0x{byte:02X}>", floor) for byte in range(256)]
+    vocabulary = [("<unk>", floor), *alphabet, *pieces]
+    single = {piece for piece in counts if len(piece.encode()) == 1}
+    vocabulary += [(piece, log(counts[piece] / total)) for piece in sorted(single)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    named = {name: SPECIAL_TOKENS[name] for name in ("pad_token", "bos_token", "eos_token")}
+    media = {name: token for name, token in SPECIAL_TOKENS.items() if name not in named}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        **named,
+        extra_special_tokens=media,
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
+    )
+
+
+def _random_model(size: TinySize, tokenizer: PreTrainedTokenizerFast, seed: int) -> PaddleOCRVLForConditionalGeneration:
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL_TOKENS.items()}
+    config = PaddleOCRVLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": size.hidden_size,
+            "intermediate_size": size.intermediate_size,
+            "num_hidden_layers": size.num_layers,
+            "num_attention_heads": size.num_heads,
+            "num_key_value_heads": size.num_heads,
+            "head_dim": size.head_dim,
+            "max_position_embeddings": 4096,
+            "initializer_range": size.init_std,
+            "pad_token_id": ids["pad_token"],
+            "bos_token_id": ids["bos_token"],
+            "eos_token_id": ids["eos_token"],
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": size.rope_theta,
+                "mrope_section": _mrope_section(size.head_dim),
+            },
+        },
+        vision_config={
+            "hidden_size": size.vision_hidden_size,
+            "intermediate_size": size.vision_intermediate_size,
+            "num_hidden_layers": size.vision_num_layers,
+            "num_attention_heads": size.vision_num_heads,
+            "image_size": size.image_px,
+            "patch_size": size.patch_px,
+            "initializer_range": size.init_std,
+        },
+        image_token_id=ids["image_token"],
+        video_token_id=ids["image_token"],
+        vision_start_token_id=ids["vision_start_token"],
+        vision_end_token_id=ids["vision_end_token"],
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PaddleOCRVLForConditionalGeneration(config).float()
+        positions = model.model.visual.vision_model.embeddings.position_embedding
+        torch.nn.init.normal_(positions.weight, std=size.position_init_std)
+    model.generation_config.eos_token_id = ids["eos_token"]
+    model.generation_config.pad_token_id = ids["pad_token"]
+    return model
+
+
+def _mrope_section(head_dim: int) -> Sequence[int]:
+    """Rotary pairs for time, height and width: a quarter, and the rest halved (as in Qwen2-VL)."""
+    pairs = head_dim // 2
+    side = pairs * 3 // 8
+    return [pairs - 2 * side, side, side]

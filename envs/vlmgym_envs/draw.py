@@ -17,7 +17,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "Yellow": (240, 200, 0),
     "Magenta": (220, 40, 220),
     "Cyan": (0, 195, 215),
-    "Orange": (255, 125, 0),
+    "Brown": (125, 70, 20),
     "Black": (25, 25, 25),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")

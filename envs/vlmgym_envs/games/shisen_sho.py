@@ -18,14 +18,7 @@ from numpy.typing import NDArray
 
 from vlmgym_envs.core import Game, Level, Step, Teacher
 from vlmgym_envs.draw import COLORS, SHAPES, board_image, tile_atlas
-from vlmgym_envs.games._cells import (
-    Cell,
-    CellPair,
-    cell_pair_space,
-    format_cell_pair,
-    parse_cell_pair,
-    random_cell_pair,
-)
+from vlmgym_envs.games._cells import CellPair, Grid
 from vlmgym_envs.games._clearing import clearable_deal, clearing_order, without
 from vlmgym_envs.games._paths import Paths, equal_pairs
 from vlmgym_envs.games._tiles import TileSet
@@ -86,6 +79,7 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
 
     def __init__(self, level: ShisenShoLevel, level_name: str = "custom") -> None:
         super().__init__(level, level_name)
+        self._grid = Grid(level.rows, level.cols)
         self._tiles = TileSet(level.colors, level.shapes)
 
     def init(self, seed: int) -> ShisenShoState:
@@ -100,25 +94,26 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
 
         A game that is stuck before or at that point is played again from a new deal with the same number.
         """
+        level = self.level
         rng = np.random.default_rng(seed)
-        num_removed = int(rng.integers(self._num_cells // 2))
+        num_removed = int(rng.integers(level.rows * level.cols // 2))
         for _ in range(MAX_DEALS):
             board: bytes | None = self._deal(rng)
             for _ in range(num_removed):
                 board = board and self._after_random_move(board, rng)
             if board and self._paths(board).any_pair():
                 return ShisenShoState(board, num_removed)
-        raise ValueError(f"{MAX_DEALS} random games at {self.level} were stuck before {num_removed} moves")
+        raise ValueError(f"{MAX_DEALS} random games at {level} were stuck before {num_removed} moves")
 
     def legal_actions(self, state: ShisenShoState) -> list[CellPair]:
         """In reading order, the first cell of each pair before the second."""
-        return [self._cell_pair(*pair) for pair in self._paths(state.board).pairs()]
+        return [self._grid.pair(*pair) for pair in self._paths(state.board).pairs()]
 
     def step(self, state: ShisenShoState, action: CellPair) -> Step[ShisenShoState]:
         reason = self._refusal(state, action)
         if reason is not None:
             return Step(state, 0.0, False, {"refused": reason})
-        board = without(state.board, [(self._index(action[0]), self._index(action[1]))])
+        board = without(state.board, [(self._grid.index(action[0]), self._grid.index(action[1]))])
         info = {"cleared": not any(board)}
         return Step(ShisenShoState(board, state.num_moves + 1), 1.0, not self._paths(board).any_pair(), info)
 
@@ -140,18 +135,18 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
         return ShisenShoState(self._tiles.read(self.cells(text), self.level.rows, self.level.cols), 0)
 
     def parse(self, answer: str) -> CellPair:
-        return parse_cell_pair(answer, self.level.rows, self.level.cols)
+        return self._grid.parse(answer)
 
     def format_answer(self, action: CellPair) -> str:
-        return format_cell_pair(action)
+        return self._grid.format(action)
 
     def solve(self, state: ShisenShoState) -> CellPair | None:
         order = clearing_order(state.board, self.level.rows, self.level.cols)
-        return self._cell_pair(*order[0]) if order else None
+        return self._grid.pair(*order[0]) if order else None
 
     def explain(self, state: ShisenShoState, action: CellPair) -> str:
         """What stands on the two cells: " Red circle (0, 0) Red circle (1, 2)"."""
-        return "".join(f" {self._tiles.name(state.board[self._index(cell)])} {cell}" for cell in action)
+        return "".join(f" {self._tiles.name(state.board[self._grid.index(cell)])} {cell}" for cell in action)
 
     @property
     def prompt(self) -> str:
@@ -175,17 +170,16 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
 
     @property
     def action_space(self) -> gym.spaces.MultiDiscrete:
-        return cell_pair_space(self.level.rows, self.level.cols)
+        return self._grid.space
 
     def from_space(self, sample: Any) -> CellPair:
-        row_1, col_1, row_2, col_2 = map(int, sample)
-        return (row_1, col_1), (row_2, col_2)
+        return self._grid.from_space(sample)
 
     def to_space(self, action: CellPair) -> NDArray[np.int64]:
-        return np.array(action, dtype=np.int64).reshape(4)
+        return self._grid.to_space(action)
 
     def random_action(self, rng: np.random.Generator) -> CellPair:
-        return random_cell_pair(rng, self.level.rows, self.level.cols)
+        return self._grid.random_pair(rng)
 
     @property
     def teachers(self) -> Mapping[str, Teacher[ShisenShoState, CellPair]]:
@@ -197,22 +191,22 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
 
     def _path_blind(self, state: ShisenShoState, rng: np.random.Generator) -> CellPair:
         pairs = equal_pairs(state.board)
-        return self._playable(state, self._cell_pair(*pairs[int(rng.integers(len(pairs)))]) if pairs else None)
+        return self._playable(state, self._grid.pair(*pairs[int(rng.integers(len(pairs)))]) if pairs else None)
 
     def _any_tiles(self, state: ShisenShoState, rng: np.random.Generator) -> CellPair:
         places = [index for index, tile in enumerate(state.board) if tile]
         if len(places) < 2:
             return self._playable(state, None)
         first, second = sorted(rng.choice(places, size=2, replace=False).tolist())
-        return self._cell_pair(first, second)
+        return self._grid.pair(first, second)
 
     def _refusal(self, state: ShisenShoState, action: CellPair) -> str | None:
         """Why the rules refuse an action; None for a legal one."""
         level = self.level
-        for row, col in action:
-            if not (0 <= row < level.rows and 0 <= col < level.cols):
-                return f"cell ({row}, {col}) is outside rows 0..{level.rows - 1}, cols 0..{level.cols - 1}"
-        first, second = (self._index(cell) for cell in action)
+        for cell in action:
+            if cell not in self._grid:
+                return f"cell {cell} is outside rows 0..{level.rows - 1}, cols 0..{level.cols - 1}"
+        first, second = (self._grid.index(cell) for cell in action)
         if first == second:
             return f"the two cells must differ, got {action[0]} twice"
         for cell, index in zip(action, (first, second), strict=True):
@@ -248,16 +242,5 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
                 return without(board, [pairs[number]])
         return None
 
-    @property
-    def _num_cells(self) -> int:
-        return self.level.rows * self.level.cols
-
     def _paths(self, board: bytes) -> Paths:
         return Paths(board, self.level.rows, self.level.cols)
-
-    def _index(self, cell: Cell) -> int:
-        return cell[0] * self.level.cols + cell[1]
-
-    def _cell_pair(self, first: int, second: int) -> CellPair:
-        cols = self.level.cols
-        return divmod(first, cols), divmod(second, cols)

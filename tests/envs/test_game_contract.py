@@ -1,0 +1,211 @@
+"""What every level of every game must keep."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vlmgym_envs import Game, InvalidAnswer
+
+AnyGame = Game[Any, Any, Any]
+
+quick = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+seeds = st.integers(0, 2**32)
+
+FINGERPRINTS = """
+import json, sys
+from hashlib import sha256
+from vlmgym_envs import make_game
+game = make_game(*sys.argv[1:])
+states = [start(seed) for start in (game.init, game.mid_game) for seed in range(3)]
+states += [game.step(state, game.solve(state)).state for state in states]
+print(json.dumps([game.key(state).hex() + sha256(game.render(state)).hexdigest() for state in states]))
+"""
+
+
+def play_randomly(game: AnyGame, state: Any, seed: int, num_steps: int) -> list[tuple[Any, Any]]:
+    """(action, state after it) of random legal actions; stops early where the game ends."""
+    rng, played = np.random.default_rng(seed), []
+    while len(played) < num_steps and (actions := game.legal_actions(state)):
+        action = actions[int(rng.integers(len(actions)))]
+        state = game.step(state, action).state
+        played.append((action, state))
+    return played
+
+
+@quick
+@given(seed=seeds)
+def test_starts_depend_on_the_seed_alone_and_can_be_played(game: AnyGame, seed: int) -> None:
+    for start in (game.init, game.mid_game):
+        state = start(seed)
+        assert start(seed) == state
+        assert game.legal_actions(state)
+
+
+def test_different_seeds_start_differently(game: AnyGame) -> None:
+    assert len({game.init(seed) for seed in range(8)}) > 4
+    assert len({game.mid_game(seed) for seed in range(8)}) > 4
+
+
+def test_other_processes_see_the_same(game: AnyGame) -> None:
+    if "[" in game.level_name:
+        pytest.fail("only named levels can be made by name")
+    found = []
+    for hash_seed in ("1", "2"):
+        command = [sys.executable, "-c", FINGERPRINTS, game.id, game.level_name]
+        run = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed}
+        )
+        found.append(json.loads(run.stdout))
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 6
+
+
+@quick
+@given(seed=seeds)
+def test_a_fork_is_exact(game: AnyGame, seed: int) -> None:
+    start = game.mid_game(seed)
+    before = (pickle.dumps(start), game.describe(start), game.key(start))
+    played = play_randomly(game, start, seed, num_steps=4)
+    assert (pickle.dumps(start), game.describe(start), game.key(start)) == before
+    state = pickle.loads(before[0])
+    assert state == start and hash(state) == hash(start)
+    for action, after in played:
+        state = game.step(state, action).state
+        assert state == after
+
+
+@quick
+@given(seed=seeds)
+def test_legal_actions_are_accepted_and_others_refused_with_a_reason(game: AnyGame, seed: int) -> None:
+    state, rng = game.mid_game(seed), np.random.default_rng(seed)
+    actions = game.legal_actions(state)
+    assert len(set(map(game.format_answer, actions))) == len(actions)
+    for action in islice(actions, 10):
+        assert game.step(state, action).refused is None
+    for _ in range(10):
+        step = game.step(state, game.random_action(rng))
+        if step.refused is None:
+            assert step.state != state
+        else:
+            assert step.refused and step.info["refused"] == step.refused
+            assert step.state is state and step.reward == 0.0 and step.terminated is False
+
+
+@quick
+@given(seed=seeds)
+def test_the_game_ends_exactly_where_no_action_is_legal(game: AnyGame, seed: int) -> None:
+    state = game.mid_game(seed)
+    for _ in range(12):
+        action = game.solve(state)
+        assert (action is None) == (not game.legal_actions(state))
+        if action is None:
+            return
+        step = game.step(state, action)
+        assert step.refused is None
+        assert step.terminated == (not game.legal_actions(step.state))
+        state = step.state
+
+
+@quick
+@given(seed=seeds)
+def test_text_and_state_are_inverses(game: AnyGame, seed: int) -> None:
+    state = game.mid_game(seed)
+    text = game.describe(state)
+    again = game.from_text(text)
+    assert game.describe(again) == text
+    assert game.key(again) == game.key(state)
+    assert np.array_equal(game.render(again), game.render(state))
+    assert game.legal_actions(again) == game.legal_actions(state)
+    rows = game.cells(text)
+    assert len({len(row) for row in rows}) == 1
+    assert all(cell and cell == cell.strip() for row in rows for cell in row)
+
+
+def test_a_wrong_text_is_refused_with_its_place(game: AnyGame) -> None:
+    text = game.describe(game.init(0))
+    lines = text.split("\n")
+    with pytest.raises(ValueError, match=f"{len(lines)} rows, got {len(lines) - 1}"):
+        game.from_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="row 1"):
+        game.from_text("\n".join([lines[0], lines[1] + "| - ", *lines[2:]]))
+    broken = lines[1].split("|")
+    broken[2] = " Plaid rhombus "
+    with pytest.raises(ValueError, match=r"row 1, col 2: 'Plaid rhombus'"):
+        game.from_text("\n".join([lines[0], "|".join(broken), *lines[2:]]))
+
+
+def test_cells_of_any_text_can_be_split(game: AnyGame) -> None:
+    assert game.cells("a | b\nc") == [["a", "b"], ["c"]]
+    assert game.cells("") == [[""]]
+
+
+def test_a_picture_is_an_array_of_its_own(game: AnyGame) -> None:
+    state = game.init(3)
+    image = game.render(state)
+    assert image.shape == game.image_shape and image.dtype == np.uint8 and image.flags.c_contiguous
+    kept = image.copy()
+    image[:] = 0
+    assert np.array_equal(game.render(state), kept)
+
+
+def test_equal_keys_mean_equal_pictures_and_texts(game: AnyGame) -> None:
+    states = [game.init(seed) for seed in range(4)] + [game.mid_game(seed) for seed in range(8)]
+    texts = {game.describe(state) for state in states}
+    assert all(len(game.key(state)) == 16 for state in states)
+    assert len({game.key(state) for state in states}) == len(texts)
+    assert len({game.render(state).tobytes() for state in states}) == len(texts)
+
+
+@quick
+@given(seed=seeds)
+def test_actions_survive_writing_and_the_space(game: AnyGame, seed: int) -> None:
+    action = game.random_action(np.random.default_rng(seed))
+    assert game.parse(game.format_answer(action)) == action
+    sample = game.to_space(action)
+    assert game.action_space.contains(sample)
+    assert game.from_space(sample) == action
+
+
+@quick
+@given(answer=st.text(max_size=40))
+def test_any_answer_is_an_action_or_a_reason(game: AnyGame, answer: str) -> None:
+    try:
+        action = game.parse(answer)
+    except InvalidAnswer as error:
+        assert str(error)
+    else:
+        assert game.action_space.contains(game.to_space(action))
+
+
+def test_teachers_answer_for_any_start(game: AnyGame) -> None:
+    assert {"solver", "legal_random", "random"} <= set(game.teachers)
+    for name, teacher in game.teachers.items():
+        state = game.mid_game(1)
+        action = teacher(state, np.random.default_rng(0))
+        assert teacher(state, np.random.default_rng(0)) == action
+        assert game.parse(game.format_answer(action)) == action
+        assert game.explain(state, action).strip()
+        if name in ("solver", "legal_random"):
+            assert game.step(state, action).refused is None
+
+
+def test_the_prompt_is_short_plain_and_names_the_answer_form(game: AnyGame) -> None:
+    lines = game.prompt.split("\n")
+    assert len(lines) <= 12
+    assert all(line and line.isascii() and line.isprintable() for line in lines)
+    assert "<perception>board</perception><think>reasoning</think><answer>" in game.prompt
+    assert game.prompt.endswith("</answer>")
+
+
+def test_every_knob_of_a_level_has_a_rule(game: AnyGame) -> None:
+    assert type(game.level) is game.level_class
+    assert game.level.override({}) == game.level

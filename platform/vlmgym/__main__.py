@@ -1,0 +1,5 @@
+"""Decides what `python -m vlmgym` runs: the command line."""
+
+from vlmgym.cli import main
+
+main()

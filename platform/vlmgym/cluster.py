@@ -1,0 +1,156 @@
+"""Decides where a job runs: the Ray cluster it joins or starts, the profile that fits, and whether there is room."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import vlmgym
+from vlmgym.job import Job, JobError
+from vlmgym.planning import placement
+from vlmgym_envs.names import unknown_name
+
+SOURCE_ROOTS = ("platform", "envs", "policies")
+LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+class Resources(NamedTuple):
+    """What a cluster has to give; a machine without one is a cluster of its own."""
+
+    cpus: float
+    gpus: float
+
+
+def start_ray(num_cpus: int | None = None) -> Resources:
+    """Joins the running cluster (RAY_ADDRESS, or one started on this machine), else starts a small local one.
+
+    num_cpus: of a local one; by default what this process may use.
+    Errors: JobError where RAY_ADDRESS names a cluster that does not answer.
+    """
+    resources = join_cluster()
+    if resources is None:
+        _start_local(num_cpus or int(local_resources().cpus))
+        resources = _cluster_resources()
+    return resources
+
+
+def join_cluster() -> Resources | None:
+    """Connects to the running cluster, if there is one. Errors: as `start_ray`."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return _cluster_resources()
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    if address == "local":
+        return None
+    try:
+        ray.init(address=address, runtime_env=worker_runtime_env(), logging_level="WARNING")
+    except ConnectionError as error:
+        if address == "auto":
+            return None
+        raise JobError(f"no Ray cluster answers at RAY_ADDRESS={address}") from error
+    return _cluster_resources()
+
+
+def local_resources() -> Resources:
+    """The CPUs this process may use, and the GPUs that torch sees."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.exists():
+        quota, period = limit.read_text().split()
+        cpus = cpus if quota == "max" else min(cpus, max(1, int(quota) // int(period)))
+    gpus = 0
+    if Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists():
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return Resources(float(cpus), float(gpus))
+
+
+def choose_profile(profiles: Iterable[str], resources: Resources, forced: str | None = None) -> tuple[str | None, str]:
+    """The profile to run, and one line that says why.
+
+    `gpu` where there is a GPU, else `laptop`; no profile for a job file that has none.
+    Errors: JobError for a forced profile that does not exist, or where the one that fits does not.
+    """
+    names = list(profiles)
+    if forced is not None:
+        if forced not in names:
+            raise JobError(
+                str(unknown_name("profile", forced, names)) if names else f"no profiles here, got {forced!r}"
+            )
+        return forced, f"profile {forced}, as asked"
+    if not names:
+        return None, "this job has no profiles"
+    fitting = "gpu" if resources.gpus else "laptop"
+    found = f"{resources.gpus:g} GPUs" if resources.gpus else "no GPU"
+    if fitting not in names:
+        raise JobError(f"{found} in this cluster and no profile {fitting}: choose one of {', '.join(names)}")
+    return fitting, f"{found} in this cluster: profile {fitting}"
+
+
+def check_resources(job: Job, resources: Resources) -> None:
+    """Errors: JobError, one line, where the job asks for more than there is."""
+    bundles = placement(job)
+    for kind, available in (("cpus", resources.cpus), ("gpus", resources.gpus)):
+        unit = kind.upper()[:-1] + "s"
+        needs = {bundle: bundle.num_actors * getattr(bundle, kind) for bundle in bundles}
+        for bundle, need in needs.items():
+            if need > available:
+                raise JobError(f"{bundle.count_key} needs {need:g} {unit}, this cluster has {available:g}")
+        if sum(needs.values()) > available:
+            parts = ", ".join(f"{bundle.count_key} {need:g}" for bundle, need in needs.items())
+            total = f"{sum(needs.values()):g}"
+            raise JobError(f"this job needs {total} {unit} ({parts}), this cluster has {available:g}")
+    if job.grpo.groups < job.learners.count:
+        raise JobError(f"grpo.groups must be at least learners.count = {job.learners.count}, got {job.grpo.groups}")
+
+
+def worker_runtime_env() -> dict[str, Any]:
+    """What Ray workers need to import the code that runs here: the source roots of a checkout, else nothing.
+
+    In a working directory that Ray unpacked, workers stand in their own copy, so the roots are relative.
+    """
+    root = Path(vlmgym.__file__).resolve().parents[2]
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    if not all((root / name).is_dir() for name in SOURCE_ROOTS) or "PYTHONPATH" in submitted.get("env_vars", {}):
+        return {}
+    unpacked = any(re.match(r"_ray_pkg_", part) for part in root.parts)
+    roots = [name if unpacked else str(root / name) for name in SOURCE_ROOTS]
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in SOURCE_ROOTS]
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*roots, *others]))}}
+
+
+def _start_local(num_cpus: int) -> None:
+    import ray
+
+    _keep_token_out_of_home()
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        runtime_env=worker_runtime_env(),
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+
+
+def _keep_token_out_of_home() -> None:
+    """Gives a local cluster a token of its own; Ray would write one to ~/.ray for clusters to come."""
+    chosen = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if not chosen and not (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _cluster_resources() -> Resources:
+    import ray
+
+    total = ray.cluster_resources()
+    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))

@@ -77,13 +77,8 @@ class VLMGymEnv(gym.Env[Image, Any]):
         self._num_steps += 1
         reward = self._illegal_reward if step.refused else step.reward
         truncated = self._num_steps >= self._max_steps
-        return (
-            self.game.render(step.state),
-            reward,
-            step.terminated,
-            truncated,
-            {**step.info, **self._info(step.refused)},
-        )
+        info = {**step.info, **self._info(step.refused)}
+        return self.game.render(step.state), reward, step.terminated, truncated, info
 
     def render(self) -> Image | None:  # type: ignore[override]
         """The picture in mode "rgb_array", None without a mode."""

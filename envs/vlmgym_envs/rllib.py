@@ -109,27 +109,27 @@ class GameGroupEnv(MultiAgentEnv):
         self._ended = set()
         self._num_turns = dict.fromkeys(self.agents, 0)
         self._images = {}
-        return {agent: self._observe(start) for agent in self.agents}, {
-            agent: {"state": start} for agent in self.agents
-        }
+        observations = {agent: self._observe(start) for agent in self.agents}
+        infos = {agent: {"state": start} for agent in self.agents}
+        return observations, infos
 
     def step(
         self, action_dict: MultiAgentDict
     ) -> tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]:
         """Plays the answers of whichever branches are ready. Terminates "__all__" once every branch has ended.
 
-        Errors: ValueError for a branch that has ended, or is not of this group.
+        Errors: ValueError, before any answer is played, for a branch that has ended or is not of this group.
         """
         # RLlib checks the last observation of an agent against `agents`, so an ended one leaves a call later.
         self.agents = [agent for agent in self.agents if agent not in self._ended]
+        for agent in action_dict.keys() - set(self.agents):
+            raise ValueError(f"agent must be one of the running {', '.join(map(str, self.agents))}, got {agent!r}")
         observations: MultiAgentDict = {}
         rewards: MultiAgentDict = {}
         terminateds: MultiAgentDict = {}
         truncateds: MultiAgentDict = {}
         infos: MultiAgentDict = {}
         for agent, answer in action_dict.items():
-            if agent not in self.agents:
-                raise ValueError(f"agent must be one of the running {', '.join(map(str, self.agents))}, got {agent!r}")
             before = self.states[agent]
             step = self._play(before, answer)
             self.states[agent] = step.state

@@ -9,6 +9,7 @@ from vlmgym_envs.level import Level, choice, knob
 class Sized(Level):
     rows: int = knob(4, 2, 16)
     cols: int = knob(4, 2, 16)
+    border_px: int = knob(0, 0, 9)
     flat: bool = choice(False, (False, True))
 
     def check(self) -> None:
@@ -28,6 +29,11 @@ def test_other_values_are_refused(rows: object) -> None:
     assert str(error.value) == f"rows must be in 2..16, got {rows!r}"
 
 
+def test_a_truth_value_is_no_number() -> None:
+    with pytest.raises(ValueError, match=r"border_px must be in 0\.\.9, got True"):
+        Sized(border_px=True)
+
+
 def test_an_option_is_not_confused_with_an_equal_value_of_another_type() -> None:
     with pytest.raises(ValueError, match="flat must be one of False, True, got 1"):
         Sized(flat=1)  # type: ignore[arg-type]
@@ -44,7 +50,7 @@ def test_override_changes_a_copy_and_checks_it() -> None:
 def test_an_unknown_knob_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(ValueError) as error:
         Sized().override({"row": 3})
-    assert str(error.value) == "unknown level knob 'row', did you mean 'rows'? Known: rows, cols, flat"
+    assert str(error.value) == "unknown level knob 'row', did you mean 'rows'? Known: rows, cols, border_px, flat"
 
 
 def test_a_level_is_frozen() -> None:

@@ -89,7 +89,7 @@ def test_branches_play_at_their_own_pace_without_touching_each_other() -> None:
     _, _, terminateds, truncateds, _ = env.step({"branch_1": "(0, 0) (0, 0)", "branch_0": "x"})
     assert truncateds == {"branch_1": True, "branch_0": False, "__all__": False}
     with pytest.raises(ValueError, match="running branch_0, branch_2, got 'branch_1'"):
-        env.step({"branch_1": "(0, 0) (0, 1)"})
+        env.step({"branch_0": "x", "branch_1": "(0, 0) (0, 1)"})
     assert env.agents == ["branch_0", "branch_2"]
     _, _, terminateds, _, _ = env.step({"branch_0": "x", "branch_2": "x"})
     assert not terminateds["__all__"]

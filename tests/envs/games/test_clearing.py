@@ -37,6 +37,16 @@ def test_the_search_sees_past_a_first_move_that_loses() -> None:
     assert len(clearing_order(board, 3, 3)) == 3
 
 
+def test_the_search_turns_back_from_a_choice_of_its_own() -> None:
+    # A B B .    All pairs lie on the edge, so it takes the A of the two corners, then the upper B: locked. The upper
+    # B A C .    right B with the B on the left leads on.
+    # C B A A
+    board = bytes([1, 2, 2, 0, 2, 1, 3, 0, 3, 2, 1, 1])
+    assert Paths(without(board, [(0, 11), (1, 2)]), 3, 4).pairs() == []
+    assert clearing_order(board, 3, 4)[:2] == ((0, 11), (2, 4))
+    assert len(clearing_order(board, 3, 4)) == 5
+
+
 def test_a_locked_and_an_empty_board_have_no_order() -> None:
     assert clearing_order(bytes([1, 2, 2, 1]), 2, 2) == ()
     assert clearing_order(bytes(6), 2, 3) == ()

@@ -1,4 +1,5 @@
 from collections import Counter
+from hashlib import blake2b
 from itertools import product
 from typing import Any
 
@@ -27,6 +28,12 @@ def test_text_numbers_and_names(tiny: AnyGame) -> None:
     assert state == ShisenShoState(bytes([1, 0, 0, 2, 4, 3, 1, 4, 2, 3, 3, 0]), num_moves=0)
     assert tiny.describe(state) == TEXT
     assert tiny.from_text(TEXT.replace(" ", "").replace("circle", " circle").replace("square", " square")) == state
+
+
+def test_the_key_is_made_from_the_text_alone(tiny: AnyGame) -> None:
+    state = tiny.from_text(TEXT)
+    assert tiny.key(state) == tiny.key(ShisenShoState(state.board, num_moves=3))
+    assert tiny.key(state) == blake2b(TEXT.encode(), digest_size=16).digest()
 
 
 @given(st.lists(st.integers(0, 4), min_size=12, max_size=12))

@@ -83,6 +83,7 @@ class ColdStartConfig(GRPOConfig):
             )
         if self.answer_weight <= 0:
             raise ValueError(f"answer_weight must be above 0, got {self.answer_weight}")
+        Demonstrator(GroupEnvConfig.from_dict(self.env_config).make_game(), self.teacher)
 
     def get_default_learner_class(self) -> type:
         return ColdStartLearner
@@ -111,10 +112,10 @@ class ColdStart(GRPO):
         self._next_demonstration = 0
 
     def training_step(self) -> None:
-        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER), reduce="mean", window=1):
             for _ in range(self.config.updates_per_iteration):
                 self._update_once()
-        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER), reduce="mean", window=1):
             self._sync_weights()
 
     def _update_once(self) -> None:

@@ -88,6 +88,13 @@ class Completion:
     weights_version: int
 
 
+class NoWeightsError(RuntimeError):
+    """A (re)started engine was asked before it was given weights; whoever feeds it should, then ask again."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine has no weights yet")
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Contract of every engine; `tests/policies/test_engine_contract.py` holds all of them to it.
@@ -97,7 +104,12 @@ class Engine(Protocol):
     """
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        """One completion per prompt, in order. Raises ValueError for a prompt that does not fit the model."""
+        """One completion per prompt, in order.
+
+        Raises:
+            NoWeightsError: the engine waits for its first weights.
+            ValueError: a prompt does not fit the model.
+        """
         ...
 
     async def load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from vlmgym_policies.engine import Message, Prompt
 
@@ -40,10 +42,11 @@ class VLMProcessor:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._processor = AutoProcessor.from_pretrained(path)
-            self._config = AutoConfig.from_pretrained(path)
-            generation = GenerationConfig.from_pretrained(path)
-        except OSError as error:
+            with quiet_transformers():
+                self._processor = AutoProcessor.from_pretrained(path)
+                self._config = AutoConfig.from_pretrained(path)
+                generation = GenerationConfig.from_pretrained(path)
+        except (OSError, ValueError) as error:
             raise ValueError(f"model {path!r} cannot be loaded: {_first_line(error)}") from error
         except ImportError as error:
             raise ValueError(f"model {path!r} needs a missing package: {_first_line(error)}") from error
@@ -137,13 +140,28 @@ def load_vlm(path: str, dtype: torch.dtype) -> PreTrainedModel:
         ValueError: no model at `path`, or its file lacks weights.
     """
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True)
-    except OSError as error:
+        with quiet_transformers():
+            model, report = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError) as error:
         raise ValueError(f"model {path!r} cannot be loaded: {_first_line(error)}") from error
     if report["missing_keys"]:
         raise ValueError(f"model {path!r} lacks weights, first {sorted(report['missing_keys'])[0]}")
     loaded: PreTrainedModel = model
     return loaded
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Holds back advice and progress bars of transformers; what matters is checked here and raised."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _open_image(image: bytes) -> Image.Image:

@@ -24,6 +24,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vlmgym_policies.processing import quiet_transformers
+
 SPECIAL_TOKENS = {
     "pad_token": "<|pad|>",
     "bos_token": "<|im_start|>",
@@ -72,7 +74,11 @@ def make_tiny_vlm(
     """
     size = size or TinySize()
     path = Path(path)
-    tokenizer = train_tokenizer(prompts, responses)
+    with quiet_transformers():
+        return _make_tiny_vlm(path, train_tokenizer(prompts, responses), seed, size)
+
+
+def _make_tiny_vlm(path: Path, tokenizer: PreTrainedTokenizerFast, seed: int, size: TinySize) -> Path:
     processor = PaddleOCRVLProcessor(
         image_processor=PaddleOCRVLImageProcessorPil(
             patch_size=size.patch_px,

@@ -12,7 +12,7 @@ import torch
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from transformers import PreTrainedModel
 
-from vlmgym_policies.processing import VLMProcessor, load_vlm
+from vlmgym_policies.processing import VLMProcessor, load_vlm, quiet_transformers
 
 HF_DIRECTORY = "hf"
 LOGPROBS = "logprobs"
@@ -99,7 +99,7 @@ class VLMModule(TorchRLModule):
             path, state={HF_DIRECTORY: HF_DIRECTORY}, filesystem=filesystem, use_msgpack=use_msgpack
         )
         if self.model is not None and self.processor is not None:
-            with tempfile.TemporaryDirectory() as local:
+            with tempfile.TemporaryDirectory() as local, quiet_transformers():
                 self.model.save_pretrained(local, state_dict=dict(weights))
                 self.processor.save_pretrained(local)
                 target = filesystem or pyarrow.fs.LocalFileSystem()

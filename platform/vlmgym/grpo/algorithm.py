@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,13 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune import PlacementGroupFactory
 
+from vlmgym.engine_actor import start_engines
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.group import log_group_stats
 from vlmgym.grpo.runner import DroppedGroup, PlayedGroup
 from vlmgym.weights import push_weights
-from vlmgym_policies.engine import make_engine
 
+RESTART_POLL_S = 0.5
 GROUPS_REQUESTED = "num_groups_requested_lifetime"
 GROUPS_DROPPED = "num_groups_dropped_lifetime"
 
@@ -33,6 +35,8 @@ class GRPO(Algorithm):
 
     The model lives on the learners and in checkpoints. Env runners play groups against engine actors, which get the
     learners' weights, tagged with a version, after every update.
+
+    played_groups: what the last iteration learned from, by group id.
     """
 
     config: GRPOConfig
@@ -53,22 +57,23 @@ class GRPO(Algorithm):
     def setup(self, config: Any) -> None:
         self._engines: list[Any] = []
         self._next_group_id = 0
+        self.played_groups: Sequence[PlayedGroup] = ()
         super().setup(config)
-        self._engines = _start_engines(self.config)
+        self._engines = start_engines(self.config)
         for group in (self.env_runner_group, self.eval_env_runner_group):
             if group is not None:
                 _hand_out(group, self._engines)
         self._sync_weights()
 
     def training_step(self) -> None:
-        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            groups = self._collect(self.config.num_groups_per_train_batch)
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER), reduce="mean", window=1):
+            self.played_groups = groups = self._collect(self.config.num_groups_per_train_batch)
         log_group_stats(self.metrics, [group.stats for group in groups], key=ENV_RUNNER_RESULTS)
         lag = self.weights_version - min(group.stats.weights_version for group in groups)
         self.metrics.log_value("weights_version_lag", lag, window=1)
-        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER), reduce="mean", window=1):
             self._update(groups)
-        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER), reduce="mean", window=1):
             self._sync_weights()
 
     @property
@@ -112,9 +117,7 @@ class GRPO(Algorithm):
         if runners.num_remote_env_runners() == 0:
             samples = [runners.local_env_runner.sample_groups(group_ids)]
         else:
-            healthy = runners.healthy_worker_ids()
-            if not healthy:
-                raise RuntimeError("no env runner is left; see env_runners().fault_tolerance")
+            healthy = self._wait_for_runners()
             share = {worker: list(group_ids[i :: len(healthy)]) for i, worker in enumerate(healthy)}
             share = {worker: ids for worker, ids in share.items() if ids}
             samples = runners.foreach_env_runner(
@@ -128,6 +131,20 @@ class GRPO(Algorithm):
         answers = [answer for sample in samples for answer in sample.groups]
         lost = set(group_ids) - {answer.group_id for answer in answers}
         return [*answers, *(DroppedGroup(group_id, "its env runner was lost") for group_id in sorted(lost))]
+
+    def _wait_for_runners(self) -> list[int]:
+        """Ids of the healthy runners; where all are gone, waits for the first one that Ray has restarted.
+
+        Raises:
+            RuntimeError: none came back within `env_runner_restore_timeout_s`, or none is to be restarted.
+        """
+        deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
+        while not (healthy := self.env_runner_group.healthy_worker_ids()):
+            if not self.config.restart_failed_env_runners or time.monotonic() > deadline:
+                raise RuntimeError("no env runner is left; see fault_tolerance(restart_failed_env_runners=...)")
+            time.sleep(RESTART_POLL_S)
+            self.restore_env_runners(self.env_runner_group)
+        return list(healthy)
 
     def _update(self, groups: Sequence[PlayedGroup]) -> None:
         timesteps = {
@@ -172,34 +189,9 @@ class GRPO(Algorithm):
         self._engines = []
 
 
-def _start_engines(config: GRPOConfig) -> list[Any]:
-    """One actor per engine; a restarted one serves nothing before it has weights."""
-    actor = ray.remote(
-        num_cpus=config.num_cpus_per_engine, num_gpus=config.num_gpus_per_engine, max_restarts=-1, max_task_retries=0
-    )(_EngineActor)
-    options = {"path": config.model_config["path"], "dtype": config.model_config["dtype"], **config.engine_options}
-    return [actor.remote(config.engine_type, options) for _ in range(config.num_engines)]
-
-
 def _hand_out(env_runner_group: Any, engines: Sequence[Any], worker_ids: Sequence[int] | None = None) -> None:
     env_runner_group.foreach_env_runner(
         lambda runner: runner.set_engines(engines),
         remote_worker_ids=worker_ids,
         local_env_runner=worker_ids is None,
     )
-
-
-class _EngineActor:
-    """An engine in an asyncio actor: its requests overlap, so that the engine can batch them."""
-
-    def __init__(self, engine_type: str, options: dict[str, Any]) -> None:
-        self._engine = make_engine(engine_type, wait_for_weights=True, **options)
-
-    async def generate(self, prompts: Any, sampling: Any) -> Any:
-        return await self._engine.generate(prompts, sampling)
-
-    async def load_weights(self, weights: Any, version: int) -> None:
-        await self._engine.load_weights(weights, version)
-
-    async def weights_version(self) -> int | None:
-        return await self._engine.weights_version()

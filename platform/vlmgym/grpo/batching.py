@@ -108,6 +108,8 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int
     >>> plan_micro_batches([3, 9, 4, 3], max_tokens=12)
     [[0, 3, 2], [1]]
     """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
     plan: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if plan and (len(plan[-1]) + 1) * lengths[index] <= max_tokens:

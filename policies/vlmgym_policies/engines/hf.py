@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from vlmgym_policies.engine import Completion, Prompt, Sampling
+from vlmgym_policies.engine import Completion, NoWeightsError, Prompt, Sampling
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 
 
@@ -48,10 +48,11 @@ class HFEngine:
         self._open = asyncio.Event()
         self._idle = asyncio.Lock()
         self._server: asyncio.Task[None] | None = None
-        if not wait_for_weights:
-            self._open.set()
+        self._open.set()
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        if self._version is None:
+            raise NoWeightsError
         loop = asyncio.get_running_loop()
         if self._server is None or self._server.get_loop() is not loop:
             self._arrived, self._idle = asyncio.Event(), asyncio.Lock()
@@ -67,7 +68,6 @@ class HFEngine:
                 weights = load_vlm(weights, self._model.dtype).state_dict()
             self._model.load_state_dict(weights)
             self._version = version
-        self._open.set()
 
     async def weights_version(self) -> int | None:
         return self._version
@@ -78,8 +78,7 @@ class HFEngine:
             pass
 
     async def resume(self) -> None:
-        if self._version is not None:
-            self._open.set()
+        self._open.set()
 
     async def _serve(self) -> None:
         """Batches whatever waits, for as long as this engine lives."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmgym_policies.engine import Completion, Prompt, Sampling
+from vlmgym_policies.engine import Completion, NoWeightsError, Prompt, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -34,16 +34,16 @@ class ScriptedEngine:
             self._processor = VLMProcessor(path)
         self._version = None if wait_for_weights else 0
         self._open = asyncio.Event()
-        if not wait_for_weights:
-            self._open.set()
+        self._open.set()
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        if self._version is None:
+            raise NoWeightsError
         await self._open.wait()
         return [self._complete(prompt, sampling, index) for index, prompt in enumerate(prompts)]
 
     async def load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
         self._version = version
-        self._open.set()
 
     async def weights_version(self) -> int | None:
         return self._version
@@ -52,8 +52,7 @@ class ScriptedEngine:
         self._open.clear()
 
     async def resume(self) -> None:
-        if self._version is not None:
-            self._open.set()
+        self._open.set()
 
     def _complete(self, prompt: Prompt, sampling: Sampling, index: int) -> Completion:
         assert self._version is not None

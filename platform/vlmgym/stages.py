@@ -1,0 +1,133 @@
+"""How a job becomes the RLlib configurations of its stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlmgym.cold_start import ColdStartConfig
+from vlmgym.grpo.config import GRPOConfig
+from vlmgym.job import Job
+
+MAX_UPDATES_PER_ITERATION = 20
+Schedule = list[tuple[int, float]]
+
+
+def check_stages(job: Job) -> None:
+    """Raises ValueError where RLlib or GRPO would refuse the job later."""
+    model_path = job.model.path or "made on start"
+    grpo_config(job, model_path).validate()
+    if job.cold_start is not None:
+        cold_start_config(job, model_path).validate()
+
+
+def grpo_config(job: Job, model_path: str) -> GRPOConfig:
+    """The reinforcement learning of `job`, from the model at `model_path`, which is its reference too."""
+    settings = job.grpo
+    config = _shared(GRPOConfig(), job, model_path, group_size=settings.group_size)
+    per_iteration = settings.groups * settings.group_size
+    config.env_runners(
+        num_env_runners=job.env_runners.count,
+        num_envs_per_env_runner=job.env_runners.envs_per_runner,
+        num_cpus_per_env_runner=job.env_runners.num_cpus,
+    )
+    config.training(
+        lr=warmup_schedule(settings.lr, settings.warmup_iterations, per_iteration),
+        num_groups_per_train_batch=settings.groups,
+        kl_coeff=settings.kl_coeff,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        grad_clip=settings.grad_clip,
+        weight_decay=settings.weight_decay,
+        adam_betas=settings.adam_betas,
+        micro_batch_tokens=job.learners.micro_batch_tokens,
+    )
+    return config
+
+
+def cold_start_config(job: Job, model_path: str) -> ColdStartConfig:
+    """The supervised warm-up of `job`. One RLlib iteration is a divisor of `eval_every`, so that both end together."""
+    settings = job.cold_start
+    assert settings is not None, "the job has no cold start"
+    config = _shared(ColdStartConfig(), job, model_path, group_size=job.grpo.group_size)
+    config.env_runners(num_env_runners=0)
+    config.demonstrations(
+        teacher=settings.teacher,
+        demonstrations_per_update=settings.batch_size,
+        updates_per_iteration=updates_per_iteration(job),
+        answer_weight=settings.answer_weight,
+    )
+    config.training(
+        lr=trapezoid_schedule(
+            settings.lr, settings.updates, settings.warmup_updates, settings.decay_fraction, settings.batch_size
+        ),
+        weight_decay=settings.weight_decay,
+        adam_betas=settings.adam_betas,
+        micro_batch_tokens=job.learners.micro_batch_tokens,
+    )
+    return config
+
+
+def updates_per_iteration(job: Job) -> int:
+    """The largest number up to MAX_UPDATES_PER_ITERATION that divides both `updates` and `eval_every`."""
+    settings = job.cold_start
+    assert settings is not None, "the job has no cold start"
+    sizes = range(MAX_UPDATES_PER_ITERATION, 0, -1)
+    return next(n for n in sizes if settings.updates % n == 0 and settings.eval_every % n == 0)
+
+
+def warmup_schedule(lr: float, warmup: int, steps_per_update: int) -> float | Schedule:
+    """Linear from lr / warmup at the first update to lr at update `warmup`; RLlib counts decisions.
+
+    >>> warmup_schedule(1.0, 5, 10)
+    [(0, 0.2), (40, 1.0)]
+    """
+    return [(0, lr / warmup), ((warmup - 1) * steps_per_update, lr)] if warmup > 1 else lr
+
+
+def trapezoid_schedule(
+    lr: float, updates: int, warmup: int, decay_fraction: float, steps_per_update: int
+) -> float | Schedule:
+    """Up linearly over `warmup` updates, level, and down to 0 over the last `decay_fraction` of all updates.
+
+    >>> trapezoid_schedule(1.0, 100, 5, 0.2, 10)
+    [(0, 0.2), (40, 1.0), (800, 1.0), (1000, 0.0)]
+    """
+    rise = warmup_schedule(lr, warmup, steps_per_update)
+    decay_from = round(updates * (1.0 - decay_fraction))
+    if decay_from == updates:
+        return rise
+    points = rise if isinstance(rise, list) else [(0, lr)]
+    level = [(decay_from * steps_per_update, lr)] if decay_from * steps_per_update > points[-1][0] else []
+    return [*points, *level, (updates * steps_per_update, 0.0)]
+
+
+def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
+    """What both stages have in common: the game, the model, who learns, who generates."""
+    config.environment(
+        env_config={
+            "game": job.game.id,
+            "level": job.game.level,
+            "overrides": dict(job.game.overrides),
+            "start": job.game.start,
+            "num_turns": job.game.num_turns,
+            "held_out": job.game.held_out,
+            "group_size": group_size,
+        }
+    )
+    config.vlm(model_path, dtype=job.model.dtype, train_vision=job.model.train_vision)
+    config.rewards(game=job.reward.game, perception=job.reward.perception, format=job.reward.format)
+    config.sampling(temperature=job.sampling.temperature, max_tokens=job.sampling.max_tokens)
+    config.engines(
+        engine_type=job.engine.type,
+        num_engines=job.engine.replicas,
+        num_cpus_per_engine=job.engine.num_cpus,
+        num_gpus_per_engine=job.engine.num_gpus,
+        engine_options={"max_batch_size": job.engine.max_batch_size},
+    )
+    config.learners(
+        num_learners=job.learners.count,
+        num_cpus_per_learner=job.learners.num_cpus,
+        num_gpus_per_learner=job.learners.num_gpus,
+    )
+    config.debugging(seed=job.seed, log_level="ERROR")
+    return config

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmgym.grpo.batching import TrainSequence, collate, object_array, plan_micro_batches
+from vlmgym_policies.processing import VLMProcessor
+from vlmgym_policies.prompting import make_prompt
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))
+def test_a_plan_holds_every_sequence_once_and_keeps_the_budget(lengths, max_tokens):
+    plan = plan_micro_batches(lengths, max_tokens)
+    assert sorted(index for rows in plan for index in rows) == list(range(len(lengths)))
+    for rows in plan:
+        assert len(rows) * max(lengths[i] for i in rows) <= max_tokens or len(rows) == 1
+
+
+def test_equal_lengths_fill_the_budget():
+    assert [len(rows) for rows in plan_micro_batches([10] * 7, max_tokens=30)] == [3, 3, 1]
+
+
+def test_object_array_keeps_records_whole():
+    records = [record([1, 2], [3], i) for i in range(3)]
+    array = object_array(records)
+    assert array.shape == (3,) and array[1] is records[1]
+
+
+def record(prompt, response, advantage, images=()):
+    return TrainSequence(
+        prompt_ids=np.array(prompt, dtype=np.int32),
+        response_ids=np.array(response, dtype=np.int32),
+        old_logprobs=-np.arange(1, len(response) + 1, dtype=np.float32),
+        weights=np.ones(len(response), dtype=np.float32),
+        advantage=advantage,
+        images=images,
+    )
+
+
+def test_values_stand_where_their_token_is_predicted(make_model):
+    """Prompts of 3 and 1 tokens, responses of 2 and 3: width 5, the last 4 positions are scored."""
+    processor = VLMProcessor(str(make_model(0)))
+    records = [record([5, 6, 7], [8, 9], 0.5), record([5], [6, 7, 8], -1.0)]
+    micro = collate(records, processor, torch.device("cpu"))
+    pad = processor.pad_token_id
+    torch.testing.assert_close(micro.inputs["input_ids"], torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, pad]]))
+    assert micro.inputs["num_scored"] == 4
+    torch.testing.assert_close(micro.weights, torch.tensor([[0.0, 0, 1, 1], [1, 1, 1, 0]]))
+    torch.testing.assert_close(micro.old_logprobs, torch.tensor([[0.0, 0, -1, -2], [-1, -2, -3, 0]]))
+    torch.testing.assert_close(micro.advantages, torch.tensor([[0.5], [-1.0]]))
+
+
+def test_pictures_come_along_in_order(make_model, game):
+    processor = VLMProcessor(str(make_model(0)))
+    prompts = [make_prompt(game.prompt, game.render(game.mid_game(seed))) for seed in range(2)]
+    records = [record(processor.encode(p).token_ids, [8, 9], 1.0, p.images) for p in prompts]
+    inputs = collate(records, processor, torch.device("cpu")).inputs
+    expected = torch.cat([processor.encode(p).pixels["pixel_values"] for p in prompts])
+    torch.testing.assert_close(inputs["pixel_values"], expected)
+    assert inputs["image_grid_thw"].tolist() == [[1, 6, 8]] * 2
+
+
+def test_the_token_budget_must_be_positive():
+    with pytest.raises(ValueError, match="max_tokens must be at least 1"):
+        plan_micro_batches([1], 0)

@@ -1,0 +1,42 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from vlmgym_policies.engine import Message, Prompt
+from vlmgym_policies.processing import VLMProcessor, load_vlm
+from vlmgym_policies.prompting import make_prompt
+
+
+def test_a_path_without_a_model_is_one_clear_line(tmp_path):
+    for load in (VLMProcessor, lambda path: load_vlm(path, torch.float32)):
+        with pytest.raises(ValueError, match=re.escape(f"model {str(tmp_path)!r}")) as error:
+            load(str(tmp_path))
+        assert "\n" not in str(error.value)
+
+
+def test_siblings_share_the_encoding(make_model, game):
+    processor = VLMProcessor(str(make_model(0)))
+    image = game.render(game.mid_game(0))
+    assert processor.encode(make_prompt("x", image)) is processor.encode(make_prompt("x", image.copy(), state=1))
+
+
+def test_left_and_right_padding(make_model):
+    processor = VLMProcessor(str(make_model(0)))
+    ids = [np.array([5, 6, 7], dtype=np.int32), np.array([8], dtype=np.int32)]
+    pad = processor.pad_token_id
+    left = processor.collate(ids, [(), ()], padding="left")
+    right = processor.collate(ids, [(), ()], padding="right")
+    assert left["input_ids"].tolist() == [[5, 6, 7], [pad, pad, 8]]
+    assert right["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
+    assert left["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert "pixel_values" not in left
+
+
+def test_two_pictures_in_one_prompt(make_model, game):
+    processor = VLMProcessor(str(make_model(0)))
+    images = tuple(make_prompt("", game.render(game.mid_game(seed))).images[0] for seed in range(2))
+    encoded = processor.encode(Prompt((Message("user", "both", images),)))
+    assert (encoded.token_ids == processor.image_token_id).sum() == 24
+    assert encoded.pixels["image_grid_thw"].tolist() == [[1, 6, 8]] * 2

@@ -70,10 +70,11 @@ class Job(Section):
     @classmethod
     def _paper_reward(cls, values: Any) -> Any:
         """Fills in the reward weights that are left out: they depend on the game."""
-        game, reward = values.get("game"), values.get("reward", {})
-        if not isinstance(game, Mapping) or not isinstance(reward, Mapping):
+        reward = values.get("reward", {}) if isinstance(values, Mapping) else None
+        if not isinstance(reward, Mapping):
             return values
-        paper = RewardWeights.of(str(game.get("id")))
+        game = values.get("game")
+        paper = RewardWeights.of(str(game.get("id")) if isinstance(game, Mapping) else "")
         return {**values, "reward": {name: getattr(paper, name) for name in paper.__slots__} | dict(reward)}
 
     @model_validator(mode="after")

@@ -61,5 +61,5 @@ def parse_yaml(text: str) -> Any:
 
 def write_yaml(value: Any, path: Path, *, comment: str) -> None:
     """Writes plain data under a one-line comment; `parse_yaml` gives it back equal."""
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
     path.write_text(f"# {comment}\n{text}", encoding="utf-8")

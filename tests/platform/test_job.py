@@ -1,0 +1,146 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from vlmgym.job import JobError, JobFile, load_job, save_job
+
+WriteJob = Callable[..., Path]
+COLD_START = "cold_start: {updates: 10, lr: 1e-3, teacher: {solver: 1}}"
+
+
+def test_defaults_are_the_papers(write_job: WriteJob) -> None:
+    job = load_job(write_job())
+    assert (job.grpo.groups, job.grpo.group_size, job.grpo.iterations) == (128, 5, 400)
+    assert (job.grpo.lr, job.grpo.kl_coeff, job.grpo.clip_low, job.grpo.clip_high) == (1e-6, 0.01, 0.2, 0.2)
+    assert (job.grpo.weight_decay, job.grpo.grad_clip) == (0.01, 1.0)
+    assert (job.sampling.temperature, job.sampling.max_tokens) == (1.0, 8192)
+    assert (job.env_runners.count, job.env_runners.envs_per_runner) == (4, 32)
+    assert job.cold_start is None
+
+
+def test_reward_defaults_depend_on_the_game_and_each_weight_can_be_set(write_job: WriteJob) -> None:
+    assert load_job(write_job()).reward.model_dump() == {"game": 1.0, "perception": 0.0, "format": 1.0}
+    job = load_job(write_job(), overrides=["reward.perception=0.5"])
+    assert job.reward.model_dump() == {"game": 1.0, "perception": 0.5, "format": 1.0}
+
+
+def test_sections_merge_profile_then_overrides(write_job: WriteJob) -> None:
+    path = write_job("grpo: {lr: 1e-3, groups: 8}\nprofiles:\n  small: {grpo: {groups: 4}, seed: 3}\n")
+    job = load_job(path, "small", ["grpo.group_size=7", "seed=5"])
+    assert (job.grpo.lr, job.grpo.groups, job.grpo.group_size, job.seed) == (1e-3, 4, 7, 5)
+    assert load_job(path).grpo.groups == 8
+
+
+def test_free_mappings_are_replaced_not_merged(write_job: WriteJob) -> None:
+    path = write_job(f"{COLD_START}\nprofiles:\n  other: {{cold_start: {{teacher: {{random: 2}}}}}}\n")
+    job = load_job(path, "other")
+    assert job.cold_start is not None
+    assert job.cold_start.teacher == {"random": 2.0}
+    assert job.cold_start.updates == 10
+
+
+def test_a_profile_can_drop_and_start_a_section(write_job: WriteJob) -> None:
+    assert load_job(write_job(f"{COLD_START}\nprofiles: {{g0: {{cold_start: null}}}}"), "g0").cold_start is None
+    started = load_job(write_job(f"profiles: {{g1: {{{COLD_START}}}}}"), "g1").cold_start
+    assert started is not None and started.updates == 10
+
+
+def test_resolving_changes_nothing_in_the_file(write_job: WriteJob) -> None:
+    file = JobFile.read(write_job("grpo: {groups: 8}"))
+    file.resolve(overrides=["grpo.groups=4"])
+    assert file.resolve().grpo.groups == 8
+
+
+def test_a_saved_job_loads_back_equal(write_job: WriteJob, tmp_path: Path) -> None:
+    job = load_job(write_job(COLD_START), overrides=["grpo.lr=1e-6", "tracking.wandb=off", "game.overrides={rows: 4}"])
+    save_job(job, tmp_path / "saved.yaml")
+    assert load_job(tmp_path / "saved.yaml") == job
+
+
+def test_a_job_cannot_be_changed(write_job: WriteJob) -> None:
+    with pytest.raises(ValidationError):
+        load_job(write_job()).grpo.lr = 1.0
+
+
+def test_run_directory_carries_the_seed_unless_it_is_zero(write_job: WriteJob, tmp_path: Path) -> None:
+    assert load_job(write_job()).run_dir == tmp_path / "runs" / "demo"
+    assert load_job(write_job(), overrides=["seed=2"]).run_dir == tmp_path / "runs" / "demo-seed2"
+
+
+def test_a_hub_name_needs_no_directory(write_job: WriteJob) -> None:
+    job = load_job(write_job(), overrides=["model={path: Qwen/Qwen2.5-VL-7B-Instruct}"])
+    assert job.model.path == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("grpo.iteratons=3", "unknown key 'grpo.iteratons', did you mean 'grpo.iterations'?"),
+        ("gmae={}", "unknown key 'gmae', did you mean 'game'?"),
+        ("reward.zzz=1", "unknown key 'reward.zzz', reward has game, perception, format"),
+        ("game.id=shisen", "game: unknown game 'shisen', did you mean 'shisen_sho'?"),
+        ("game.level=tny", "game: unknown level of shisen_sho 'tny', did you mean 'tiny'?"),
+        ("game.overrides={rows: 40}", "game: rows must be in 2..16, got 40"),
+        ("game.overrides={rowz: 4}", "game: unknown level knob 'rowz', did you mean 'rows'?"),
+        ("game.overrides={level: 4}", "game: unknown level knob 'level'"),
+        ("game=null", "game must be a mapping, got null"),
+        ("model={}", "model: one of path and tiny is required, and only one"),
+        ("model.path=a/b", "model: one of path and tiny is required, and only one"),
+        ("model={path: /no/such/model}", "model: path '/no/such/model' does not exist"),
+        ("model={path: model}", "model: path 'model' does not exist"),
+        ("grpo.lr=fast", "grpo.lr must be a number, got 'fast'"),
+        ("grpo.lr=-1", "grpo.lr must be above 0, got -1"),
+        ("grpo.lr=.nan", "grpo.lr must be a finite number, got nan"),
+        ("grpo.group_size=1", "grpo.group_size must be at least 2, got 1"),
+        ("grpo.groups=2.5", "grpo.groups must be a whole number, got 2.5"),
+        ("grpo.groups='8'", "grpo.groups must be a whole number, got '8'"),
+        ("grpo.adam_betas=[0.9, 1]", "grpo.adam_betas.1 must be below 1, got 1"),
+        ("tracking.wandb=of", "tracking.wandb must be one of 'auto', 'online', 'offline' or 'off', got 'of'"),
+        ("cold_start={updates: 1, lr: 1, teacher: {solvr: 1}}", "cold_start.teacher: unknown teacher 'solvr', did you"),
+        ("cold_start={updates: 1, lr: 1, teacher: {solver: 0}}", "cold_start: teacher needs a weight above 0"),
+        ("cold_start={updates: 1, lr: 1, teacher: {}}", "cold_start.teacher must not be empty"),
+        ("cold_start={updates: 1, teacher: {solver: 1}}", "cold_start.lr is required"),
+        ("cold_start={updates: 9, lr: 1, teacher: {solver: 1}, warmup_updates: 10}", "cold_start: warmup_updates and"),
+        ("name='../up'", "name must match"),
+        ("seed", "--set takes key.key=value, got 'seed'"),
+        ("seed.x=1", "--set seed.x: seed holds a value, no keys"),
+        ("seed={", "line 1, column 2"),
+    ],
+)
+def test_bad_values_are_one_clear_line(write_job: WriteJob, override: str, message: str) -> None:
+    with pytest.raises(JobError) as error:
+        load_job(write_job("seed: 0\n"), overrides=[override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a job must be a mapping, got null"),
+        ("- 1", "a job must be a mapping, got [1]"),
+        ("profiles: [x]", "profiles must map names to partial jobs"),
+        ("a: 1\na: 1", "'a' stands here twice"),
+        ("name: x", "game is required (and 1 more)"),
+        ("name: x\nprofiles: {small: {seed: 1}}", "(or choose a profile: small)"),
+    ],
+)
+def test_bad_files_are_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(JobError) as error:
+        load_job(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_directory_without_a_config_is_no_model(write_job: WriteJob, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"it has no config\.json"):
+        load_job(write_job(), overrides=[f"model={{path: {tmp_path}}}"])
+
+
+def test_an_unknown_profile_is_named_with_the_known_ones(write_job: WriteJob) -> None:
+    with pytest.raises(JobError, match="unknown profile 'lptop', did you mean 'laptop'"):
+        load_job(write_job("profiles: {laptop: {}, gpu: {}}"), "lptop")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
+import torch.distributed as dist
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -28,7 +29,7 @@ def push_weights(learner_group: LearnerGroup, module_id: str, engines: Sequence[
     for result in results:
         if not result.ok:
             raise RuntimeError(f"a learner failed to give its weights: {result.get()}")
-    pushed: PushedWeights = results[0].get()
+    (pushed,) = [result.get() for result in results if result.get() is not None]
     loads = [(engine, engine.load_weights.remote(pushed.reference[0], pushed.version)) for engine in engines]
     for engine, load in loads:
         _confirm(engine, load, pushed)
@@ -42,8 +43,12 @@ class PushedWeights(NamedTuple):
     version: int
 
 
-def _put_weights(learner: Any, module_id: str) -> PushedWeights:
-    return PushedWeights([ray.put(learner.module[module_id].unwrapped().weights())], learner._weights_seq_no)
+def _put_weights(learner: Any, module_id: str) -> PushedWeights | None:
+    """The first learner's copy; None from the others."""
+    weights = learner.module[module_id].unwrapped().weights()
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return None
+    return PushedWeights([ray.put(weights)], learner._weights_seq_no)
 
 
 def _confirm(engine: Any, load: Any, pushed: PushedWeights) -> None:

@@ -117,7 +117,7 @@ class VLMProcessor:
 
     @property
     def _model_arguments(self) -> frozenset[str]:
-        return _forward_arguments(type(self._config))
+        return _forward_arguments(self._config.model_type)
 
     def _encode_messages(self, messages: tuple[Message, ...]) -> EncodedPrompt:
         chat = [{"role": m.role, "content": _content(m)} for m in messages]
@@ -182,8 +182,8 @@ def _media_ids(config: Any) -> dict[str, int]:
 
 
 @lru_cache
-def _forward_arguments(config_class: type) -> frozenset[str]:
-    model_class = AutoModelForImageTextToText._model_mapping[config_class]
+def _forward_arguments(model_type: str) -> frozenset[str]:
+    model_class = AutoModelForImageTextToText._model_mapping[type(AutoConfig.for_model(model_type))]
     return frozenset(inspect.signature(model_class.forward).parameters)
 
 

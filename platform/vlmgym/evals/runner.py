@@ -11,7 +11,7 @@ import numpy as np
 import ray
 
 from vlmgym_envs.core import Game
-from vlmgym_envs.splits import draw_start
+from vlmgym_envs.splits import Start, draw_start
 from vlmgym_policies.engine import Completion, Engine, Prompt, Sampling
 from vlmgym_policies.prompting import make_prompt
 from vlmgym_policies.scoring import RewardWeights, Score, judge
@@ -28,7 +28,7 @@ class Decision:
     score: Score
 
 
-def held_out_states(game: Game[Any, Any, Any], num: int, *, start: str, held_out: float, seed: int) -> list[Any]:
+def held_out_states(game: Game[Any, Any, Any], num: int, *, start: Start, held_out: float, seed: int) -> list[Any]:
     """`num` different states of the held-out split, which training never draws.
 
     Raises:

@@ -20,6 +20,15 @@ from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS, VL
 class GRPOLearner(TorchLearner):
     """Trains `VLMModule`s from object arrays of `TrainSequence`s, collated here one micro-batch at a time."""
 
+    _totals: defaultdict[str, float]
+    _worst_mismatch: float
+
+    def build(self) -> None:
+        """A learner in the driver's process keeps to its CPUs, as Ray makes learner actors do."""
+        if self.config.num_learners == 0 and isinstance(self.config.num_cpus_per_learner, int | float):
+            torch.set_num_threads(max(1, int(self.config.num_cpus_per_learner)))
+        super().build()
+
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over what is trainable; the frozen reference (and vision tower) stay out. No decay on vectors."""
         config = config or self.config.get_config_for_module(module_id)
@@ -74,14 +83,16 @@ class GRPOLearner(TorchLearner):
         last with weight zero.
         """
         module = self.module[module_id]
+        processor = _vlm(module).processor
+        assert processor is not None, "learners hold the whole module"
         config = self.config.get_config_for_module(module_id)
         plan = plan_micro_batches([record.num_tokens for record in records], config.micro_batch_tokens)
         total_weight = self._over_learners(sum(float(record.weights.sum()) for record in records), dist.ReduceOp.SUM)
         num_rounds = int(self._over_learners(len(plan), dist.ReduceOp.MAX))
-        self._totals: defaultdict[str, float] = defaultdict(float)
+        self._totals = defaultdict(float)
         self._worst_mismatch = 0.0
         for turn in range(num_rounds):
-            micro = collate([records[i] for i in plan[min(turn, len(plan) - 1)]], _vlm(module).processor, self._device)
+            micro = collate([records[i] for i in plan[min(turn, len(plan) - 1)]], processor, self._device)
             if turn >= len(plan):
                 micro = micro._replace(weights=torch.zeros_like(micro.weights))
             with _synchronising_only(module, last=turn == num_rounds - 1):
@@ -111,7 +122,7 @@ class GRPOLearner(TorchLearner):
         self.metrics.log_dict({"num_tokens": used, "num_sequences": len(records)}, key=module_id, reduce="sum")
         return torch.tensor(means["loss"])
 
-    def _over_learners(self, value: float, operation: dist.ReduceOp) -> float:
+    def _over_learners(self, value: float, operation: Any) -> float:
         if not dist.is_initialized():
             return float(value)
         tensor = torch.tensor([value], dtype=torch.float64, device=self._device)

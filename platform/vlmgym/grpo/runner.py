@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import ray
@@ -20,7 +20,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from vlmgym.grpo.group import GroupPlayer, GroupStats, group_stats, log_group_stats
 
-Outcome = MultiAgentEpisode | Exception
+Outcome: TypeAlias = MultiAgentEpisode | Exception
 
 
 class PlayedGroup(NamedTuple):
@@ -191,7 +191,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         return env
 
     def _on_episode(self, name: str, episode: MultiAgentEpisode) -> None:
-        extra = {"prev_episode_chunks": []} if name == "on_episode_end" else {}
+        extra: dict[str, Any] = {"prev_episode_chunks": []} if name == "on_episode_end" else {}
         self._call_back(name, episode=episode, env=self.env, rl_module=None, env_index=0, **extra)
 
     def _call_back(self, name: str, **arguments: Any) -> None:

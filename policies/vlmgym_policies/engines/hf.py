@@ -17,7 +17,7 @@ from vlmgym_policies.processing import VLMProcessor, load_vlm
 class _Request(NamedTuple):
     prompt: Prompt
     sampling: Sampling
-    index: int
+    position: int
     future: asyncio.Future[Completion]
 
 
@@ -39,7 +39,7 @@ class HFEngine:
         wait_for_weights: bool = False,
     ) -> None:
         self._processor = VLMProcessor(path)
-        self._model = load_vlm(path, getattr(torch, dtype)).to(device).eval()  # type: ignore[arg-type]
+        self._model = load_vlm(path, getattr(torch, dtype)).to(device).eval()
         self._max_batch_size = max_batch_size
         self._batch_wait_s = batch_wait_s
         self._version = None if wait_for_weights else 0

@@ -188,7 +188,7 @@ class DemonstrationWriter:
         spans = self._processor.response_spans(text)
         answered = np.array([end > text.index("<think>") for _, end in spans])
         return TrainSequence(
-            prompt_ids=self._processor.encode(prompt).token_ids,
+            prompt_ids=self._processor.encode(prompt),
             response_ids=response_ids,
             old_logprobs=np.zeros(len(response_ids), dtype=np.float32),
             weights=np.where(answered, self._answer_weight, 1.0).astype(np.float32),

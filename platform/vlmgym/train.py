@@ -45,8 +45,8 @@ def train_job(job: Job, *, resume: bool = False, console: Console | None = None)
     """
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     try:
-        run = _Run(job, resume, console or Console(highlight=False))
         check_stages(job)
+        run = _Run(job, resume, console or Console(highlight=False))
     except ValueError as error:
         raise JobError(str(error)) from error
     run.train()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,13 +21,6 @@ from vlmgym_policies.engine import Message, Prompt
 
 MEDIA_TOKENS = ("image", "video", "audio", "vision_start", "vision_end")
 _CACHED_PROMPTS = 1024
-
-
-class EncodedPrompt(NamedTuple):
-    """token_ids: int32 [P], media placeholders expanded. pixels: the image processor's tensors by name."""
-
-    token_ids: NDArray[np.int32]
-    pixels: Mapping[str, torch.Tensor]
 
 
 class VLMProcessor:
@@ -56,7 +49,9 @@ class VLMProcessor:
         pad = self.tokenizer.pad_token_id
         self.pad_token_id: int = pad if pad is not None else self.eos_token_ids[0]
         self.image_token_id: int = _media_ids(self._config)["image"]
-        self.encode_messages = lru_cache(_CACHED_PROMPTS)(self._encode_messages)
+        self._encode_messages = lru_cache(_CACHED_PROMPTS)(self._expand_and_encode)
+        self._token_ids = lru_cache(_CACHED_PROMPTS)(self._tokenize)
+        self._chat = lru_cache(_CACHED_PROMPTS)(self._apply_chat_template)
         self._image_pixels = lru_cache(_CACHED_PROMPTS)(self._process_image)
 
     @property
@@ -71,9 +66,12 @@ class VLMProcessor:
         unnamed = range(len(self.tokenizer), self.vocab_size)
         return tuple(sorted({*_media_ids(self._config).values(), *unnamed} - set(self.eos_token_ids)))
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
-        """The prompt as the model sees it, up to the start of the response. Cached: siblings share the work."""
-        return self.encode_messages(prompt.messages)
+    def encode(self, prompt: Prompt) -> NDArray[np.int32]:
+        """Ids of the prompt as the model sees it, media placeholders expanded, up to the response: int32 [P].
+
+        The same ids as the processor's own call makes. Cached in parts: siblings and equal texts share the work.
+        """
+        return self._encode_messages(prompt.messages)
 
     def spell_response(self, text: str) -> NDArray[np.int32]:
         """Ids of a written response, end token included: int32 [R]. Never for a sampled one, whose ids are known."""
@@ -119,14 +117,25 @@ class VLMProcessor:
     def _model_arguments(self) -> frozenset[str]:
         return _forward_arguments(self._config.model_type)
 
-    def _encode_messages(self, messages: tuple[Message, ...]) -> EncodedPrompt:
-        chat = [{"role": m.role, "content": _content(m)} for m in messages]
-        text = self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        images = [_open_image(image) for message in messages for image in message.images]
-        inputs = self._processor(text=[text], images=images or None, return_tensors="pt")
-        token_ids = inputs.pop("input_ids")[0].numpy().astype(np.int32)
-        pixels = {k: v for k, v in inputs.items() if k not in ("attention_mask", "mm_token_type_ids")}
-        return EncodedPrompt(token_ids, pixels)
+    def _expand_and_encode(self, messages: tuple[Message, ...]) -> NDArray[np.int32]:
+        text = self._chat(tuple((m.role, m.text, len(m.images)) for m in messages))
+        if images := [image for message in messages for image in message.images]:
+            pieces = text.split(self._processor.image_token)
+            if len(pieces) != len(images) + 1:
+                raise ValueError(
+                    f"the chat template made {len(pieces) - 1} image placeholders for {len(images)} images"
+                )
+            placeholders = [self._processor.replace_image_token(self._image_pixels(i), image_idx=0) for i in images]
+            text = "".join(part for pair in zip(pieces, [*placeholders, ""], strict=True) for part in pair)
+        return self._token_ids(text)
+
+    def _apply_chat_template(self, messages: tuple[tuple[str, str, int], ...]) -> str:
+        chat = [{"role": role, "content": _content(text, num_images)} for role, text, num_images in messages]
+        text: str = self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return text
+
+    def _tokenize(self, text: str) -> NDArray[np.int32]:
+        return np.array(self.tokenizer(text)["input_ids"], dtype=np.int32)
 
     def _process_image(self, image: bytes) -> dict[str, torch.Tensor]:
         pixels = self._processor.image_processor(images=[_open_image(image)], return_tensors="pt")
@@ -168,8 +177,8 @@ def _open_image(image: bytes) -> Image.Image:
     return Image.open(io.BytesIO(image)).convert("RGB")
 
 
-def _content(message: Message) -> list[dict[str, Any]]:
-    return [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.text}]
+def _content(text: str, num_images: int) -> list[dict[str, Any]]:
+    return [{"type": "image"}] * num_images + [{"type": "text", "text": text}]
 
 
 def _media_ids(config: Any) -> dict[str, int]:

@@ -118,7 +118,7 @@ def test_the_run_directory_is_complete(resumed_run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("evaluation.num_states=100000", "evaluation.num_states must be at most"),
+        ("evaluation.num_states=100", "evaluation.num_states must be at most"),
         ("grpo.groups=7", "must divide by num_learners"),
     ],
 )

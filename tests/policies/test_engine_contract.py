@@ -48,7 +48,7 @@ def test_one_completion_per_prompt_in_order(build, prompts, make_model):
     completions = generate(build(), prompts, seed=3)
     assert len(completions) == len(prompts)
     for prompt, completion in zip(prompts, completions, strict=True):
-        np.testing.assert_array_equal(completion.prompt_token_ids, processor.encode(prompt).token_ids)
+        np.testing.assert_array_equal(completion.prompt_token_ids, processor.encode(prompt))
         assert completion.token_ids.dtype == np.int32 and completion.logprobs.dtype == np.float32
         assert 1 <= len(completion.token_ids) == len(completion.logprobs) <= 12
         assert (completion.logprobs <= 0).all()

@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from transformers import AutoProcessor
 
 from vlmgym_policies.engine import Message, Prompt
 from vlmgym_policies.processing import VLMProcessor, load_vlm
@@ -38,5 +39,17 @@ def test_two_pictures_in_one_prompt(make_model, game):
     processor = VLMProcessor(str(make_model(0)))
     images = tuple(make_prompt("", game.render(game.mid_game(seed))).images[0] for seed in range(2))
     encoded = processor.encode(Prompt((Message("user", "both", images),)))
-    assert (encoded.token_ids == processor.image_token_id).sum() == 24
-    assert encoded.pixels["image_grid_thw"].tolist() == [[1, 6, 8]] * 2
+    assert (encoded == processor.image_token_id).sum() == 24
+    assert processor.collate([encoded], [images], "left")["image_grid_thw"].tolist() == [[1, 6, 8]] * 2
+
+
+def test_ids_are_those_of_the_hugging_face_processor(make_model, game):
+    path = make_model(0)
+    image = game.render(game.mid_game(0))
+    prompt = Prompt((Message("system", "play"), Message("user", game.prompt, make_prompt("", image).images * 2)))
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": game.prompt}]
+    chat = [{"role": "system", "content": [{"type": "text", "text": "play"}]}, {"role": "user", "content": content}]
+    theirs = AutoProcessor.from_pretrained(path)
+    text = theirs.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    expected = theirs(text=[text], images=[image, image])["input_ids"][0]
+    np.testing.assert_array_equal(VLMProcessor(str(path)).encode(prompt), expected)

@@ -16,7 +16,8 @@ from vlmgym_policies.engine import Completion, Engine, Prompt, Sampling
 from vlmgym_policies.prompting import make_prompt
 from vlmgym_policies.scoring import RewardWeights, Score, judge
 
-MAX_DRAWS_PER_STATE = 200
+MAX_STALE_DRAWS = 1000
+"""Draws in a row that give no new state before a level counts as exhausted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,16 @@ def held_out_states(game: Game[Any, Any, Any], num: int, *, start: Start, held_o
     """`num` different states of the held-out split, which training never draws.
 
     Raises:
-        ValueError: the level has not that many, as far as `MAX_DRAWS_PER_STATE` draws for each tell.
+        ValueError: the level has not that many, as far as `MAX_STALE_DRAWS` draws in a row tell.
     """
     states: dict[bytes, Any] = {}
     rng = np.random.default_rng(seed)
-    for _ in range(num * MAX_DRAWS_PER_STATE):
-        if len(states) == num:
-            break
+    stale = 0
+    while len(states) < num and stale < MAX_STALE_DRAWS:
+        known = len(states)
         state = draw_start(game, int(rng.integers(2**62)), start, "held_out", held_out)
         states.setdefault(game.key(state), state)
+        stale = stale + 1 if len(states) == known else 0
     if len(states) < num:
         raise ValueError(f"evaluation.num_states must be at most {len(states)} at this level, got {num}")
     return list(states.values())

@@ -123,7 +123,7 @@ def complete(
     """Answers (prompt, sampling, index) requests in one batch."""
     encoded = [processor.encode(prompt) for prompt, _, _ in requests]
     samplings = [sampling for _, sampling, _ in requests]
-    inputs = processor.collate([e.token_ids for e in encoded], [p.images for p, _, _ in requests], padding="left")
+    inputs = processor.collate(encoded, [p.images for p, _, _ in requests], padding="left")
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     sampler = SeededSampler(samplings, [index for _, _, index in requests], processor.banned_token_ids)
     model.generation_config = GenerationConfig(
@@ -135,8 +135,8 @@ def complete(
     model.generate(**inputs, logits_processor=LogitsProcessorList([sampler]))
     token_ids, logprobs = sampler.drawn()
     return [
-        _completion(processor, e.token_ids, token_ids[row][: s.max_tokens], logprobs[row], version)
-        for row, (e, s) in enumerate(zip(encoded, samplings, strict=True))
+        _completion(processor, prompt_ids, token_ids[row][: s.max_tokens], logprobs[row], version)
+        for row, (prompt_ids, s) in enumerate(zip(encoded, samplings, strict=True))
     ]
 
 

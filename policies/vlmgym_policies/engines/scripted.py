@@ -60,7 +60,7 @@ class ScriptedEngine:
         prompt_ids = response_ids = np.zeros(0, dtype=np.int32)
         finish = "stop"
         if self._processor is not None:
-            prompt_ids = self._processor.encode(prompt).token_ids
+            prompt_ids = self._processor.encode(prompt)
             response_ids = self._processor.spell_response(text)
             if len(response_ids) > sampling.max_tokens:
                 response_ids, finish = response_ids[: sampling.max_tokens], "length"

@@ -54,9 +54,10 @@ def test_values_stand_where_their_token_is_predicted(make_model):
 def test_pictures_come_along_in_order(make_model, game):
     processor = VLMProcessor(str(make_model(0)))
     prompts = [make_prompt(game.prompt, game.render(game.mid_game(seed))) for seed in range(2)]
-    records = [record(processor.encode(p).token_ids, [8, 9], 1.0, p.images) for p in prompts]
+    records = [record(processor.encode(p), [8, 9], 1.0, p.images) for p in prompts]
     inputs = collate(records, processor, torch.device("cpu")).inputs
-    expected = torch.cat([processor.encode(p).pixels["pixel_values"] for p in prompts])
+    ids = [processor.encode(p) for p in prompts]
+    expected = processor.collate(ids, [p.images for p in prompts], "right")["pixel_values"]
     torch.testing.assert_close(inputs["pixel_values"], expected)
     assert inputs["image_grid_thw"].tolist() == [[1, 6, 8]] * 2
 

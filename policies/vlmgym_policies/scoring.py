@@ -57,7 +57,7 @@ class RewardWeights:
 
 
 def perceived_cells(game: Game[Any, Any, Any], state: Any, response: Response) -> float:
-    """Fraction of cells that the perception block names right, of the true board's or of the block's, if it has more."""
+    """Share of cells that the perception block names right: of the true board's, or of the block's if it has more."""
     if response.perception is None:
         return 0.0
     truth, seen = game.cells(game.describe(state)), game.cells(response.perception)

@@ -162,7 +162,6 @@ class EvaluationSettings(Section):
     """How policies are measured on held-out states."""
 
     num_states: int = Field(512, ge=1, description="held-out states of an evaluation")
-    batch_size: int = Field(256, ge=1, description="states per request to the engines")
 
 
 class TrackingSettings(Section):

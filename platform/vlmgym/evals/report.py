@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from vlmgym_policies.scoring import Score
 
 CONFIDENCE = 0.95
-PLAIN_WIDTH = 130
+PLAIN_WIDTH = 120
 """Characters per line of a table that is not printed on a terminal."""
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
@@ -30,7 +31,13 @@ class Rate(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return " ".join(self.percentages)
+
+    @property
+    def percentages(self) -> tuple[str, str]:
+        """The mean and its interval: ("45.5", "[41.2, 49.8]"). 100 has no decimals, so that columns stay narrow."""
+        mean, low, high = (f"{100 * share:.1f}".replace("100.0", "100") for share in self[:3])
+        return mean, f"[{low}, {high}]"
 
 
 PolicyResult = Mapping[str, Mapping[str, Rate]]
@@ -38,7 +45,7 @@ PolicyResult = Mapping[str, Mapping[str, Rate]]
 
 TABLE_ROWS = {
     "untrained": "before cold start",
-    "cold_start_best": "cold start, best point",
+    "cold_start_best": "cold start, best",
     "cold_start": "cold start, end",
     "grpo": "after GRPO",
     "teacher": "teacher",
@@ -49,11 +56,11 @@ TABLE_ROWS = {
 """Rows of the table, in order; other policies follow under their own name."""
 
 TABLE_COLUMNS = {
-    "legal moves, sampled": ("sampled", "legal_move_rate"),
-    "legal moves, greedy": ("greedy", "legal_move_rate"),
+    "legal\nsampled": ("sampled", "legal_move_rate"),
+    "legal\ngreedy": ("greedy", "legal_move_rate"),
     "format": ("sampled", "format_rate"),
-    "boards perceived": ("sampled", "perception_board"),
-    "cells perceived": ("sampled", "perception_cells"),
+    "boards": ("sampled", "perception_board"),
+    "cells": ("sampled", "perception_cells"),
 }
 
 
@@ -108,15 +115,29 @@ def write_summary(path: Path, results: Mapping[str, PolicyResult]) -> None:
 
 
 def print_table(console: Console, results: Mapping[str, PolicyResult]) -> None:
-    """Prints percentages with their intervals, a row per policy."""
-    table = Table(title="Held-out states: % [95% interval]", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("policy", no_wrap=True)
+    """Prints percentages with their intervals, a row per policy; in a narrow terminal, intervals below their means."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=PLAIN_WIDTH)
+    table = _table(results, separator=" ")
+    fits = Measurement.get(console, console.options.update(width=10 * PLAIN_WIDTH), table).maximum <= console.width
+    console.print(table if fits else _table(results, separator="\n"))
+
+
+def _table(results: Mapping[str, PolicyResult], separator: str) -> Table:
+    """separator: what stands between a mean and its interval."""
+    table = Table(
+        title="Held-out states: % [95% interval]",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("policy", min_width=10)
     for column in TABLE_COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     names = [*(name for name in TABLE_ROWS if name in results), *(name for name in results if name not in TABLE_ROWS)]
     for name in names:
-        found = (results[name].get(mode, {}).get(metric) for mode, metric in TABLE_COLUMNS.values())
-        table.add_row(TABLE_ROWS.get(name, name), *("-" if value is None else str(value) for value in found))
-    if not console.is_terminal:
-        console = Console(file=console.file, width=PLAIN_WIDTH)
-    console.print(table)
+        rates = (results[name].get(mode, {}).get(metric) for mode, metric in TABLE_COLUMNS.values())
+        cells = ("-" if found is None else separator.join(found.percentages) for found in rates)
+        table.add_row(TABLE_ROWS.get(name, name), *cells)
+    return table

@@ -83,7 +83,9 @@ def choose_profile(profiles: Iterable[str], resources: Resources, forced: str | 
     if forced is not None:
         if forced not in names:
             raise JobError(
-                str(unknown_name("profile", forced, names)) if names else f"no profiles here, got {forced!r}"
+                str(unknown_name("profile", forced, names))
+                if names
+                else f"profile must be left out, this job has none, got {forced!r}"
             )
         return forced, f"profile {forced}, as asked"
     if not names:

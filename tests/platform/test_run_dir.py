@@ -1,0 +1,43 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vlmgym.job import JobError, load_job
+from vlmgym.run_dir import prepare_run_dir
+
+WriteJob = Callable[..., Path]
+
+
+def test_a_new_run_starts_with_its_resolved_job(write_job: WriteJob) -> None:
+    job = load_job(write_job())
+    assert prepare_run_dir(job, resume=False) == []
+    assert load_job(job.run_dir / "job.yaml") == job
+
+
+def test_earlier_runs_are_moved_aside_never_overwritten(write_job: WriteJob, tmp_path: Path) -> None:
+    job = load_job(write_job())
+    for number in ("first", "second"):
+        prepare_run_dir(job, resume=False)
+        (job.run_dir / "mark").write_text(number)
+    (said,) = prepare_run_dir(job, resume=False)
+    assert said == f"the earlier run was moved to {tmp_path / 'runs' / 'demo.2'}"
+    assert (tmp_path / "runs/demo.1/mark").read_text() == "first"
+    assert (tmp_path / "runs/demo.2/mark").read_text() == "second"
+    assert not (job.run_dir / "mark").exists()
+
+
+def test_resuming_keeps_the_run_and_names_what_changed(write_job: WriteJob) -> None:
+    path = write_job()
+    job = load_job(path)
+    prepare_run_dir(job, resume=False)
+    (job.run_dir / "mark").write_text("kept")
+    assert prepare_run_dir(job, resume=True) == []
+    longer = load_job(path, overrides=["grpo.iterations=500"])
+    assert prepare_run_dir(longer, resume=True) == ["changed since the run started: grpo.iterations 400 -> 500"]
+    assert (job.run_dir / "mark").read_text() == "kept"
+
+
+def test_nothing_to_resume(write_job: WriteJob) -> None:
+    with pytest.raises(JobError, match=r"nothing to resume: .*demo holds no run"):
+        prepare_run_dir(load_job(write_job()), resume=True)

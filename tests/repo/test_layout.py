@@ -18,8 +18,8 @@ MAX_FUNCTION_LINES = 60
 
 
 def run_python(program: str) -> str:
-    """What a fresh interpreter that starts in the repository's root prints."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    """What a fresh interpreter that starts in the repository's root and imports its code prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in PACKAGES)}
     command = [sys.executable, "-c", program]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 

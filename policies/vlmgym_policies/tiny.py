@@ -1,8 +1,9 @@
 """Makes a tiny vision-language model directory offline: a real architecture, random weights, a tokenizer of its own.
 
-The architecture is PaddleOCR-VL (2-D rotary vision tower, 2x2 patch merger, decoder with multimodal rotary positions,
-tied embeddings): the smallest one whose processor works without torchvision, takes pictures of any shape and loads in
-vLLM. The sizes were chosen so that it learns on one CPU core in minutes.
+The architecture is Qwen3-VL (learned and rotary positions in the vision tower, 2x2 patch merger, decoder with query and
+key norms, interleaved multimodal rotary positions and tied embeddings), which vLLM loads too. The sizes were chosen so
+that it learns on one CPU core in minutes. Its own processor class needs torchvision, for videos; the directory names
+the class of PaddleOCR-VL instead, which does the same for pictures and needs nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import (
-    PaddleOCRVLConfig,
-    PaddleOCRVLForConditionalGeneration,
-    PaddleOCRVLImageProcessorPil,
     PaddleOCRVLProcessor,
     PreTrainedTokenizerFast,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from vlmgym_policies.processing import quiet_transformers
@@ -31,6 +32,7 @@ SPECIAL_TOKENS = {
     "bos_token": "<|im_start|>",
     "eos_token": "<|im_end|>",
     "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
     "vision_start_token": "<|vision_start|>",
     "vision_end_token": "<|vision_end|>",
 }
@@ -80,9 +82,9 @@ def make_tiny_vlm(
 
 def _make_tiny_vlm(path: Path, tokenizer: PreTrainedTokenizerFast, seed: int, size: TinySize) -> Path:
     processor = PaddleOCRVLProcessor(
-        image_processor=PaddleOCRVLImageProcessorPil(
+        image_processor=Qwen2VLImageProcessorPil(
             patch_size=size.patch_px,
-            temporal_patch_size=1,
+            temporal_patch_size=2,
             merge_size=2,
             min_pixels=(2 * size.patch_px) ** 2,
             max_pixels=1024 * 1024,
@@ -124,9 +126,9 @@ def train_tokenizer(prompts: Iterable[str], responses: Iterable[str]) -> PreTrai
     )
 
 
-def _random_model(size: TinySize, tokenizer: PreTrainedTokenizerFast, seed: int) -> PaddleOCRVLForConditionalGeneration:
+def _random_model(size: TinySize, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3VLForConditionalGeneration:
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL_TOKENS.items()}
-    config = PaddleOCRVLConfig(
+    config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": size.hidden_size,
@@ -145,35 +147,38 @@ def _random_model(size: TinySize, tokenizer: PreTrainedTokenizerFast, seed: int)
                 "rope_type": "default",
                 "rope_theta": size.rope_theta,
                 "mrope_section": _mrope_section(size.head_dim),
+                "mrope_interleaved": True,
             },
         },
         vision_config={
+            "depth": size.vision_num_layers,
             "hidden_size": size.vision_hidden_size,
             "intermediate_size": size.vision_intermediate_size,
-            "num_hidden_layers": size.vision_num_layers,
-            "num_attention_heads": size.vision_num_heads,
-            "image_size": size.image_px,
+            "num_heads": size.vision_num_heads,
+            "out_hidden_size": size.hidden_size,
             "patch_size": size.patch_px,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": (size.image_px // size.patch_px) ** 2,
+            "deepstack_visual_indexes": [],
             "initializer_range": size.init_std,
         },
         image_token_id=ids["image_token"],
-        video_token_id=ids["image_token"],
+        video_token_id=ids["video_token"],
         vision_start_token_id=ids["vision_start_token"],
         vision_end_token_id=ids["vision_end_token"],
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = PaddleOCRVLForConditionalGeneration(config).float()
-        positions = model.model.visual.vision_model.embeddings.position_embedding
-        torch.nn.init.normal_(positions.weight, std=size.position_init_std)
+        model = Qwen3VLForConditionalGeneration(config).float()
+        torch.nn.init.normal_(model.model.visual.pos_embed.weight, std=size.position_init_std)
     model.generation_config.eos_token_id = ids["eos_token"]
     model.generation_config.pad_token_id = ids["pad_token"]
     return model
 
 
 def _mrope_section(head_dim: int) -> Sequence[int]:
-    """Rotary pairs for time, height and width: a quarter, and the rest halved (as in Qwen2-VL)."""
+    """Rotary pairs for time, height and width, which take turns: a third each, the rest to time."""
     pairs = head_dim // 2
-    side = pairs * 3 // 8
-    return [pairs - 2 * side, side, side]
+    return [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]

@@ -24,14 +24,14 @@ def policy_for(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
 class GRPOConfig(AlgorithmConfig):
     """Chains like every RLlib config.
 
-        Example:
-            config = (
-                GRPOConfig()
-                .environment(env_config={"game": "shisen_sho", "level": "tiny", "group_size": 8})
-    .vlm("path/or/hub-name", dtype="float32")
-                .training(lr=8e-4, num_groups_per_train_batch=32)
-            )
-            algo = config.build_algo()
+    Example:
+        config = (
+            GRPOConfig()
+            .environment(env_config={"game": "shisen_sho", "level": "tiny", "group_size": 8})
+            .vlm("path/or/hub-name", dtype="float32")
+            .training(lr=8e-4, num_groups_per_train_batch=32)
+        )
+        algo = config.build_algo()
     """
 
     def __init__(self, algo_class: type | None = None) -> None:

@@ -49,7 +49,7 @@ def test_think_and_answer_weigh_more(writer, make_model):
     assert processor.decode(heavy).endswith("</answer>") and heavy[-1] in processor.eos_token_ids
 
 
-@pytest.mark.parametrize("num_learners", [0, 2])
+@pytest.mark.parametrize("num_learners", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_learns_on_one_and_on_two_learners(make_config, num_learners):
     config = make_config(ColdStartConfig()).env_runners(num_env_runners=0)
     config.demonstrations(demonstrations_per_update=8, updates_per_iteration=5)

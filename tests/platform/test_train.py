@@ -23,7 +23,8 @@ tracking: {wandb: off, rollouts_every: 2, num_rollouts: 3}
 
 
 def vlmgym(*arguments):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / r) for r in ("platform", "envs", "policies"))}
+    roots = os.pathsep.join(str(ROOT / name) for name in ("platform", "envs", "policies"))
+    environment = {**os.environ, "PYTHONPATH": roots, "RAY_ADDRESS": "local"}  # join no cluster of another test
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "vlmgym", *map(str, arguments)],
         stdout=subprocess.PIPE,

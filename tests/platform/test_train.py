@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from vlmgym.job import JobError, load_job
+from vlmgym.train import train_job
+
 ROOT = Path(__file__).parents[2]
 SMALL = """\
 sampling: {max_tokens: 44}
@@ -123,12 +126,10 @@ def test_the_run_directory_is_complete(resumed_run):
         ("grpo.groups=7", "must divide by num_learners"),
     ],
 )
-def test_what_cannot_run_is_one_line_and_exit_code_2(tmp_path, change, message):
+def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, change, message):
     job = tmp_path / "job.yaml"
     small = "env_runners: {count: 1, num_cpus: 0}\nengine: {num_cpus: 0}\nlearners: {count: 2, num_cpus: 0.1}\n"
     game = "{id: shisen_sho, level: tiny, overrides: {rows: 2, cols: 2}}"
     job.write_text(f"name: x\ngame: {game}\nmodel: {{tiny: true}}\noutput_dir: {tmp_path}\n{small}")
-    process = vlmgym("train", job, "--set", change)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
-    assert message in errors and len(errors.strip().splitlines()) == 1
+    with pytest.raises(JobError, match=message):
+        train_job(load_job(job, overrides=[change]))

@@ -153,6 +153,7 @@ def test_a_killed_runner_and_a_killed_engine_are_replaced(make_config, build):
     assert {group.stats.weights_version for group in algorithm.played_groups} == {1}
 
 
+@pytest.mark.slow
 def test_runs_under_tune(make_config, tmp_path):
     tuner = tune.Tuner(
         GRPO,

@@ -76,11 +76,7 @@ class ColdStartConfig(GRPOConfig):
 
     def validate(self) -> None:
         super().validate()
-        if self.demonstrations_per_update % max(1, self.num_learners):
-            raise ValueError(
-                f"demonstrations_per_update must divide by num_learners, got {self.demonstrations_per_update} "
-                f"and {self.num_learners}"
-            )
+        self._check_shared_evenly("demonstrations_per_update")
         if self.answer_weight <= 0:
             raise ValueError(f"answer_weight must be above 0, got {self.answer_weight}")
         Demonstrator(GroupEnvConfig.from_dict(self.env_config).make_game(), self.teacher)

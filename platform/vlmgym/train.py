@@ -82,8 +82,9 @@ class _Run:
             if self._job.cold_start is not None:
                 model = self._cold_start(model)
             self._grpo(model)
-            write_summary(self._dir / SUMMARY_FILE, self._summary())
-            print_table(self._console, self._summary())
+            summary = self._summary()
+            write_summary(self._dir / SUMMARY_FILE, summary)
+            print_table(self._console, summary)
             self._tracker.say(f"results: {self._job.run_dir}")
 
     def _cold_start(self, model: str) -> str:

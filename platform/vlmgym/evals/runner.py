@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,10 +63,7 @@ def decide(
 def _generate(engines: Sequence[Any], prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
     """Prompt i of the list goes to engine i mod n; each share draws from a seed of its own."""
     shares = [prompts[i :: len(engines)] for i in range(len(engines))]
-    samplings = [
-        Sampling(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=sampling.seed + i)
-        for i in range(len(engines))
-    ]
+    samplings = [replace(sampling, seed=sampling.seed + i) for i in range(len(engines))]
     answers = [_ask(*call) for call in zip(engines, shares, samplings, strict=True)]
     answers = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in answers]
     return [answers[i % len(engines)][i // len(engines)] for i in range(len(prompts))]

@@ -161,11 +161,7 @@ class GRPOConfig(AlgorithmConfig):
         for name in ("num_groups_per_train_batch", "num_engines", "micro_batch_tokens", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_groups_per_train_batch % max(1, self.num_learners):
-            raise ValueError(
-                f"num_groups_per_train_batch must divide by num_learners, got {self.num_groups_per_train_batch} "
-                f"and {self.num_learners}"
-            )
+        self._check_shared_evenly("num_groups_per_train_batch")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0 in training, got {self.temperature}")
         if self.engine_type not in ENGINES:
@@ -206,6 +202,12 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "reference": self.kl_coeff > 0}
+
+    def _check_shared_evenly(self, name: str) -> None:
+        """Raises ValueError where a batch of `name` items cannot be cut into equal shares for the learners."""
+        size = getattr(self, name)
+        if size % max(1, self.num_learners):
+            raise ValueError(f"{name} must divide by num_learners, got {size} and {self.num_learners}")
 
     def _set(self, **values: Any) -> Self:
         for name, value in values.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmgym_policies.engine import Completion, NoWeightsError, Prompt, Sampling
+from vlmgym_policies.engine import Completion, FinishReason, NoWeightsError, Prompt, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class ScriptedEngine:
         assert self._version is not None
         text = self._writer(prompt, np.random.default_rng([sampling.seed, index]))
         prompt_ids = response_ids = np.zeros(0, dtype=np.int32)
-        finish = "stop"
+        finish: FinishReason = "stop"
         if self._processor is not None:
             prompt_ids = self._processor.encode(prompt)
             response_ids = self._processor.spell_response(text)
@@ -70,6 +70,6 @@ class ScriptedEngine:
             prompt_token_ids=prompt_ids,
             token_ids=response_ids,
             logprobs=np.zeros(len(response_ids), dtype=np.float32),
-            finish_reason="stop" if finish == "stop" else "length",
+            finish_reason=finish,
             weights_version=self._version,
         )

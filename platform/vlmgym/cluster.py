@@ -27,7 +27,9 @@ class Resources(NamedTuple):
 
 
 def start_ray(num_cpus: int | None = None) -> Resources:
-    """Joins the running cluster (RAY_ADDRESS, or one started on this machine), else starts a small local one.
+    """Joins the running cluster (RAY_ADDRESS, or one of `ray start`), else starts a small local one.
+
+    A cluster that some other process holds for itself, such as another `vlmgym train`, is left alone.
 
     num_cpus: of a local one; by default what this process may use.
     Errors: JobError where RAY_ADDRESS names a cluster that does not answer.
@@ -46,15 +48,17 @@ def join_cluster() -> Resources | None:
 
     if ray.is_initialized():
         return _cluster_resources()
-    address = os.environ.get("RAY_ADDRESS", "auto")
-    if address == "local":
+    from ray._private.utils import read_ray_address  # where `ray start` left word; Ray has no public name for it
+
+    asked = os.environ.get("RAY_ADDRESS")
+    if asked == "local" or not (asked or read_ray_address()):
         return None
     try:
-        ray.init(address=address, runtime_env=worker_runtime_env(), logging_level="WARNING")
+        ray.init(address=asked or "auto", runtime_env=worker_runtime_env(), logging_level="WARNING")
     except ConnectionError as error:
-        if address == "auto":
+        if not asked:
             return None
-        raise JobError(f"no Ray cluster answers at RAY_ADDRESS={address}") from error
+        raise JobError(f"no Ray cluster answers at RAY_ADDRESS={asked}") from error
     return _cluster_resources()
 
 

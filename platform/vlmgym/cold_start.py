@@ -180,8 +180,7 @@ class DemonstrationWriter:
         state = draw_start(game, int(rng.integers(2**62)), env.start, env.split, env.held_out)
         prompt = make_prompt(game.prompt, game.render(state), state)
         text = self._demonstrator.demonstrate(state, rng)
-        response_ids = self._processor.spell_response(text)
-        spans = self._processor.response_spans(text)
+        response_ids, spans = self._processor.spell_response(text)
         answered = np.array([end > text.index("<think>") for _, end in spans])
         return TrainSequence(
             prompt_ids=self._processor.encode(prompt),

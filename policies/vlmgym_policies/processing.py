@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ from vlmgym_policies.engine import Message, Prompt
 
 MEDIA_TOKENS = ("image", "video", "audio", "vision_start", "vision_end")
 _CACHED_PROMPTS = 1024
+
+
+class SpelledResponse(NamedTuple):
+    """token_ids int32 [R]; spans, start and end in the text of each; the end token spans nothing, at the end."""
+
+    token_ids: NDArray[np.int32]
+    spans: list[tuple[int, int]]
 
 
 class VLMProcessor:
@@ -53,6 +60,7 @@ class VLMProcessor:
         self._token_ids = lru_cache(_CACHED_PROMPTS)(self._tokenize)
         self._chat = lru_cache(_CACHED_PROMPTS)(self._apply_chat_template)
         self._image_pixels = lru_cache(_CACHED_PROMPTS)(self._process_image)
+        self._placeholders_of_size: dict[tuple[int, int], str] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -73,15 +81,11 @@ class VLMProcessor:
         """
         return self._encode_messages(prompt.messages)
 
-    def spell_response(self, text: str) -> NDArray[np.int32]:
-        """Ids of a written response, end token included: int32 [R]. Never for a sampled one, whose ids are known."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return np.array([*ids, self.eos_token_ids[0]], dtype=np.int32)
-
-    def response_spans(self, text: str) -> list[tuple[int, int]]:
-        """Start and end in `text` of each id of `spell_response(text)`; the end token spans nothing at the end."""
+    def spell_response(self, text: str) -> SpelledResponse:
+        """A written response, end token included. Never for a sampled one, whose ids are known."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return [*map(tuple, encoded["offset_mapping"]), (len(text), len(text))]
+        ids = np.array([*encoded["input_ids"], self.eos_token_ids[0]], dtype=np.int32)
+        return SpelledResponse(ids, [*map(tuple, encoded["offset_mapping"]), (len(text), len(text))])
 
     def decode(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
         """Response text, end and padding tokens left out."""
@@ -125,9 +129,17 @@ class VLMProcessor:
                 raise ValueError(
                     f"the chat template made {len(pieces) - 1} image placeholders for {len(images)} images"
                 )
-            placeholders = [self._processor.replace_image_token(self._image_pixels(i), image_idx=0) for i in images]
+            placeholders = [self._placeholders(image) for image in images]
             text = "".join(part for pair in zip(pieces, [*placeholders, ""], strict=True) for part in pair)
         return self._token_ids(text)
+
+    def _placeholders(self, image: bytes) -> str:
+        """The image tokens of one picture; how many depends on its size alone."""
+        size = Image.open(io.BytesIO(image)).size
+        if size not in self._placeholders_of_size:
+            pixels = self._image_pixels(image)
+            self._placeholders_of_size[size] = self._processor.replace_image_token(pixels, image_idx=0)
+        return self._placeholders_of_size[size]
 
     def _apply_chat_template(self, messages: tuple[tuple[str, str, int], ...]) -> str:
         chat = [{"role": role, "content": _content(text, num_images)} for role, text, num_images in messages]

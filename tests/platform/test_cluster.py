@@ -140,3 +140,14 @@ def test_a_local_cluster_has_bounded_memory_and_leaves_the_home_directory_alone(
     assert store_bytes == 512 * 2**20
     assert imported == str(ROOT / "envs/vlmgym_envs/__init__.py")
     assert not (tmp_path / ".ray").exists()
+
+
+def test_the_cluster_of_another_program_is_left_alone(ray_session: None, tmp_path: Path) -> None:
+    """Only RAY_ADDRESS and `ray start` name a cluster to join; that of these tests is neither."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = "from vlmgym.cluster import join_cluster; print(join_cluster())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout == "None\n", done.stderr

@@ -36,17 +36,17 @@ def test_prompt_and_board_cost_few_tokens(processor, game):
     text = Demonstrator(game, {"solver": 1.0}).demonstrate(state, np.random.default_rng(0))
     assert (prompt_ids == processor.image_token_id).sum() == 12
     assert len(prompt_ids) <= 12 + 20
-    assert len(processor.spell_response(text)) <= 40
+    assert len(processor.spell_response(text).token_ids) <= 40
 
 
 def test_demonstrations_read_back_exactly(processor, game):
     demonstrator = Demonstrator(game, {"solver": 1.0})
     for seed in range(20):
         text = demonstrator.demonstrate(game.mid_game(seed), np.random.default_rng(seed))
-        ids = processor.spell_response(text)
+        ids, spans = processor.spell_response(text)
         assert processor.decode(ids) == text
         assert ids[-1] in processor.eos_token_ids
-        assert len(processor.response_spans(text)) == len(ids)
+        assert len(spans) == len(ids)
 
 
 @settings(max_examples=200, deadline=None)

@@ -61,7 +61,7 @@ class ScriptedEngine:
         finish: FinishReason = "stop"
         if self._processor is not None:
             prompt_ids = self._processor.encode(prompt)
-            response_ids = self._processor.spell_response(text)
+            response_ids = self._processor.spell_response(text).token_ids
             if len(response_ids) > sampling.max_tokens:
                 response_ids, finish = response_ids[: sampling.max_tokens], "length"
                 text = self._processor.decode(response_ids)

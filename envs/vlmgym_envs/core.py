@@ -142,6 +142,7 @@ class Game(ABC, Generic[L, S, A]):
         """Who can demonstrate this game, by name. Games add their own."""
         return {
             "solver": lambda state, rng: self._playable(state, self.solve(state)),
+            "greedy": self._greedy,
             "legal_random": self._legal_random,
             "random": lambda state, rng: self.random_action(rng),
         }
@@ -153,6 +154,13 @@ class Game(ABC, Generic[L, S, A]):
     def _legal_random(self, state: S, rng: np.random.Generator) -> A:
         actions = self.legal_actions(state)
         return self._playable(state, actions[int(rng.integers(len(actions)))] if actions else None)
+
+    def _greedy(self, state: S, rng: np.random.Generator) -> A:
+        """Uniform over the legal actions that pay most at once."""
+        actions = self.legal_actions(state)
+        rewards = [self.step(state, action).reward for action in actions]
+        best = [action for action, reward in zip(actions, rewards, strict=True) if reward == max(rewards)]
+        return self._playable(state, best[int(rng.integers(len(best)))] if best else None)
 
     def _playable(self, state: S, action: A | None) -> A:
         if action is None:

@@ -1,33 +1,75 @@
-"""Decides how tiles look, and puts a picture of a board together from ready sprites.
+"""Decides how a picture of a board is put together from ready sprites, and what makes it hard to read."""
 
-Sprites are drawn once per tile size, larger than needed and scaled down; a board is one indexing operation.
-"""
-
-from functools import cache
-from math import cos, pi, sin
+from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-COLORS: dict[str, tuple[int, int, int]] = {
-    "Red": (220, 20, 30),
-    "Green": (20, 150, 50),
-    "Blue": (20, 60, 220),
-    "Yellow": (240, 200, 0),
-    "Magenta": (220, 40, 220),
-    "Cyan": (0, 195, 215),
-    "Brown": (125, 70, 20),
-    "Black": (25, 25, 25),
-}
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")
+from vlmgym_envs.level import BoardLevel
 
 WHITE = 255
 GRID = 210
 
-_OVERSAMPLING = 4
+_NUM_SHIFTS = 8
+_NOISE_MARGIN_PX = 64
 
-Point = tuple[float, float]
+
+class BoardPainter:
+    """Pictures of the boards of one level, rows x cols cells.
+
+    atlas: uint8 [K, tile_px, tile_px, 3], the sprite of every kind of tile; index 0 is the empty cell.
+    level: jitter, noise and distractors, as in `BoardLevel`.
+    """
+
+    def __init__(self, rows: int, cols: int, atlas: NDArray[np.uint8], level: BoardLevel) -> None:
+        self._rows = rows
+        self._cols = cols
+        self._atlas = atlas
+        self._level = level
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of every picture."""
+        level = self._level
+        return self._rows * level.tile_px + 2 * level.border_px, self._cols * level.tile_px + 2 * level.border_px, 3
+
+    def paint(self, tiles: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """The picture, uint8 [H, W, 3], a new array. tiles: [rows, cols], indices into the atlas.
+
+        Jitter, noise and distractors follow from the tiles alone: one board, one picture.
+        """
+        level = self._level
+        if not (level.jitter or level.noise or level.distractors):
+            return board_image(tiles, self._atlas, level.border_px)
+        rng = np.random.default_rng(list(blake2b(tiles.astype(np.uint16).tobytes(), digest_size=8).digest()))
+        if level.jitter:
+            tiles = tiles + len(self._atlas) * rng.integers(_NUM_SHIFTS, size=tiles.shape)
+        image = board_image(tiles, self._shifted_atlas if level.jitter else self._atlas, level.border_px)
+        if level.distractors:
+            image = _with_distractors(image, level.distractors, level.tile_px, rng)
+        return self._with_noise(image, rng) if level.noise else image
+
+    @cached_property
+    def _shifted_atlas(self) -> NDArray[np.uint8]:
+        """The atlas once for every shift: sprite s under shift n is number n * K + s."""
+        rng = np.random.default_rng(0)
+        reach = self._level.tile_px * self._level.jitter // 100
+        shifts = rng.integers(-reach, reach + 1, size=(_NUM_SHIFTS, 2))
+        return np.concatenate([[_shifted(sprite, *shift) for sprite in self._atlas] for shift in shifts.tolist()])
+
+    @cached_property
+    def _noise(self) -> NDArray[np.int16]:
+        """One field of noise, larger than the picture; each picture gets a window of it."""
+        height, width, _ = self.image_shape
+        size = (height + _NOISE_MARGIN_PX, width + _NOISE_MARGIN_PX, 3)
+        return np.rint(np.random.default_rng(0).normal(0.0, self._level.noise, size)).astype(np.int16)
+
+    def _with_noise(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        top, left = rng.integers(_NOISE_MARGIN_PX, size=2).tolist()
+        window = self._noise[top : top + image.shape[0], left : left + image.shape[1]]
+        return np.clip(image + window, 0, 255).astype(np.uint8)
 
 
 def board_image(tiles: NDArray[np.integer], atlas: NDArray[np.uint8], border_px: int) -> NDArray[np.uint8]:
@@ -47,75 +89,47 @@ def board_image(tiles: NDArray[np.integer], atlas: NDArray[np.uint8], border_px:
     return image
 
 
-@cache
-def tile_atlas(num_colors: int, num_shapes: int, tile_px: int) -> NDArray[np.uint8]:
-    """The sprites of all tiles, uint8 [1 + num_colors * num_shapes, tile_px, tile_px, 3], read-only.
-
-    Index 0 is the empty cell, index 1 + color * num_shapes + shape a kind.
-    """
-    empty = _empty_cell(tile_px)
-    sprites = [empty]
-    for rgb in list(COLORS.values())[:num_colors]:
-        for shape in SHAPES[:num_shapes]:
-            cover = _shape_cover(shape, tile_px)[..., None]
-            sprites.append(np.rint(empty * (1 - cover) + np.array(rgb) * cover).astype(np.uint8))
-    atlas = np.stack(sprites)
-    atlas.flags.writeable = False
-    return atlas
-
-
-def _empty_cell(tile_px: int) -> NDArray[np.uint8]:
-    """White with a light grey grid line along each edge."""
-    line_px = max(1, tile_px // 64)
+def empty_cell(tile_px: int) -> NDArray[np.uint8]:
+    """White with a light grey grid line along each edge: uint8 [tile_px, tile_px, 3]."""
+    line_px = _line_px(tile_px)
     cell = np.full((tile_px, tile_px, 3), GRID, dtype=np.uint8)
     cell[line_px:-line_px, line_px:-line_px] = WHITE
     return cell
 
 
-@cache
-def _shape_cover(shape: str, tile_px: int) -> NDArray[np.float64]:
-    """How much of each pixel a shape covers, 0..1, [tile_px, tile_px]."""
-    side = tile_px * _OVERSAMPLING
-    canvas = Image.new("L", (side, side), 0)
-    pen = ImageDraw.Draw(canvas)
-    if shape == "circle":
-        pen.ellipse(_box(0.12, side), fill=255)
-    elif shape == "ring":
-        pen.ellipse(_box(0.10, side), fill=255)
-        pen.ellipse(_box(0.32, side), fill=0)
-    else:
-        pen.polygon([(x * side, y * side) for x, y in _outline(shape)], fill=255)
-    small = canvas.resize((tile_px, tile_px), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float64) / 255
+def _line_px(tile_px: int) -> int:
+    return max(1, tile_px // 64)
 
 
-def _box(margin: float, side: int) -> tuple[float, float, float, float]:
-    return margin * side, margin * side, (1 - margin) * side - 1, (1 - margin) * side - 1
+def _shifted(sprite: NDArray[np.uint8], down_px: int, right_px: int) -> NDArray[np.uint8]:
+    """The drawing inside the grid lines moved; what leaves the cell is lost."""
+    line_px = _line_px(len(sprite))
+    inner = sprite[line_px:-line_px, line_px:-line_px]
+    moved = np.full_like(inner, WHITE)
+    side = len(inner)
+    moved[max(down_px, 0) : side + down_px, max(right_px, 0) : side + right_px] = inner[
+        max(-down_px, 0) : side - down_px, max(-right_px, 0) : side - right_px
+    ]
+    result = sprite.copy()
+    result[line_px:-line_px, line_px:-line_px] = moved
+    return result
 
 
-def _outline(shape: str) -> list[Point]:
-    """The corners of a polygon in a unit square, y pointing down."""
-    match shape:
-        case "square":
-            return [(0.16, 0.16), (0.84, 0.16), (0.84, 0.84), (0.16, 0.84)]
-        case "triangle":
-            return [(0.5, 0.1), (0.92, 0.86), (0.08, 0.86)]
-        case "diamond":
-            return [(0.5, 0.06), (0.82, 0.5), (0.5, 0.94), (0.18, 0.5)]
-        case "cross":
-            near, far, low, high = 0.36, 0.64, 0.1, 0.9
-            upper = [(near, low), (far, low), (far, near), (high, near), (high, far), (far, far)]
-            return [*upper, (far, high), (near, high), (near, far), (low, far), (low, near), (near, near)]
-        case "star":
-            radii = [0.48 if corner % 2 == 0 else 0.2 for corner in range(10)]
-            angles = [-pi / 2 + corner * pi / 5 for corner in range(10)]
-            return [(0.5 + r * cos(angle), 0.54 + r * sin(angle)) for r, angle in zip(radii, angles, strict=True)]
-        case "heart":
-            turns = [2 * pi * step / 60 for step in range(60)]
-            return [(0.5 + 0.026 * 16 * sin(t) ** 3, 0.46 - 0.026 * _heart_height(t)) for t in turns]
-        case _:
-            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
-
-
-def _heart_height(turn: float) -> float:
-    return 13 * cos(turn) - 5 * cos(2 * turn) - 2 * cos(3 * turn) - cos(4 * turn)
+def _with_distractors(
+    image: NDArray[np.uint8], count: int, tile_px: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Short strokes and dots in random colors at random places, none longer than a quarter of a tile."""
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    height, width, _ = image.shape
+    reach = max(2, tile_px // 8)
+    for _ in range(count):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        dx, dy = rng.integers(-reach, reach + 1, size=2).tolist()
+        color = tuple(rng.integers(256, size=3).tolist())
+        if rng.integers(2):
+            pen.line((x, y, x + dx, y + dy), fill=color, width=max(1, tile_px // 32))
+        else:
+            radius = max(1, reach // 3)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+    return np.array(picture)

@@ -67,3 +67,19 @@ class Level:
             if name not in known:
                 raise unknown_name("level knob", name, known)
         return replace(self, **knobs)
+
+
+@dataclass(frozen=True, slots=True)
+class BoardLevel(Level):
+    """A level of a game whose picture is a board of square tiles: how hard that picture is to read.
+
+    tile_px: side of a cell. border_px: white border around the board. jitter: how far, at most, a tile's drawing is
+    shifted in its cell along each axis, in percent of tile_px. noise: standard deviation of the noise on each pixel and
+    channel, of 255. distractors: marks without a meaning, scattered over the picture.
+    """
+
+    tile_px: int = knob(112, 8, 128)
+    border_px: int = knob(28, 0, 128)
+    jitter: int = knob(0, 0, 25)
+    noise: int = knob(0, 0, 128)
+    distractors: int = knob(0, 0, 100)

@@ -19,15 +19,16 @@ from vlmgym_envs.splits import Split, Start, check_split, reset_state
 CHARSET = ascii_letters + digits + punctuation + " \n"
 MAX_ANSWER_CHARS = 1024
 
-Reward = Literal["legal", "raw"]
+Reward = Literal["progress", "legal", "raw"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupEnvConfig:
     """What `env_config` of an RLlib job may hold. start, split, held_out: as in `draw_start`.
 
-    reward: "legal" pays `legal_reward` for a legal action, "raw" the game's own reward. A refused answer gets
-    `illegal_reward` in both. The default, +1 and -1, is the game reward of G1 (arXiv 2505.13426).
+    reward: "progress" pays `success_reward` for an action that the game itself rewards, "legal" for any legal action,
+    each `failure_reward` otherwise; "raw" pays the game's own reward, and `failure_reward` for a refused answer.
+    The default, +1 and -1 for progress, is the game reward of G1 (arXiv 2505.13426): 2048 pays for a merge only.
     """
 
     game: str
@@ -38,9 +39,9 @@ class GroupEnvConfig:
     start: Start = "mid_game"
     split: Split = "train"
     held_out: float = 0.1
-    reward: Reward = "legal"
-    legal_reward: float = 1.0
-    illegal_reward: float = -1.0
+    reward: Reward = "progress"
+    success_reward: float = 1.0
+    failure_reward: float = -1.0
 
     def __post_init__(self) -> None:
         check_split(self.start, self.split, self.held_out)
@@ -167,9 +168,13 @@ class GameGroupEnv(MultiAgentEnv):
         return self.game.step(state, action)
 
     def _reward(self, step: Step[Any]) -> float:
+        config = self.config
         if step.refused is not None:
-            return self.config.illegal_reward
-        return self.config.legal_reward if self.config.reward == "legal" else step.reward
+            return config.failure_reward
+        if config.reward == "raw":
+            return step.reward
+        success = config.reward == "legal" or step.reward > 0
+        return config.success_reward if success else config.failure_reward
 
     def _observe(self, state: Any) -> dict[str, Any]:
         if state not in self._images:

@@ -1,18 +1,19 @@
-"""Decides what the command line takes and how it says no: one line, exit code 2."""
+"""Decides what the command line offers and how it says no: one line, exit code 2."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from vlmgym import __version__
+from vlmgym.commands.train import train
+from vlmgym.errors import BadInput
 
-BAD_INPUT = 2
-INTERRUPTED = 130
+BAD_INPUT_CODE = 2
+INTERRUPTED_CODE = 130
 
 app = typer.Typer(
     name="vlmgym",
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(train)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -29,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         given.insert(0, "train")
     try:
         code = app(given, prog_name="vlmgym", standalone_mode=False)
-    except typer.Abort:
-        code = INTERRUPTED
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED_CODE
     except typer.TyperException as error:
         code = _refuse(error.format_message())
+    except BadInput as error:
+        code = _refuse(str(error))
     sys.exit(code or 0)
 
 
@@ -50,74 +54,7 @@ def _vlmgym(
 ) -> None: ...
 
 
-@app.command()
-def train(
-    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)],
-    profile: Annotated[
-        str | None, typer.Option(help="Profile of the job; by default what the Ray cluster has decides.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved job, its placement and memory; start nothing.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a knob, as grpo.lr=2e-6; repeatable.")
-    ] = None,
-) -> None:
-    """Trains the model of a job. Results are in runs/NAME/."""
-    from vlmgym.job import JobError
-
-    try:
-        if dry_run:
-            _plan(job_file, profile, overrides or [])
-        else:
-            _train(job_file, profile, overrides or [], resume)
-    except JobError as error:
-        raise typer.Exit(_refuse(str(error))) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _plan(job_file: Path, profile: str | None, overrides: Sequence[str]) -> None:
-    import os
-
-    from rich.console import Console
-
-    from vlmgym.cluster import choose_profile, join_cluster, local_resources
-    from vlmgym.job import JobFile
-    from vlmgym.planning import print_plan
-
-    file = JobFile.read(job_file)
-    joined = join_cluster() if "RAY_ADDRESS" in os.environ and profile is None else None
-    chosen, reason = choose_profile(file.profiles, joined or local_resources(), profile)
-    job = file.resolve(chosen, overrides)
-    print(f"vlmgym: {reason}")
-    print_plan(Console(highlight=False), job)
-
-
-def _train(job_file: Path, profile: str | None, overrides: Sequence[str], resume: bool) -> None:
-    from vlmgym.cluster import check_resources, choose_profile, join_cluster, local_resources, start_ray
-    from vlmgym.job import JobFile
-    from vlmgym.model_source import check_model_exists
-    from vlmgym.run_dir import prepare_run_dir
-
-    file = JobFile.read(job_file)
-    resources = join_cluster() or local_resources()
-    chosen, reason = choose_profile(file.profiles, resources, profile)
-    job = file.resolve(chosen, overrides)
-    check_resources(job, resources)
-    check_model_exists(job.model)
-    print(f"vlmgym: {reason}")
-    for line in prepare_run_dir(job, resume=resume):
-        print(f"vlmgym: {line}")
-    print(f"vlmgym: results in {job.run_dir}", flush=True)
-    start_ray()
-    from vlmgym.train import train_job
-
-    train_job(job, resume=resume)
-
-
 def _refuse(message: str) -> int:
     """Says on one line of stderr what is wrong with the input; returns the exit code."""
     print(f"vlmgym: {' '.join(message.split())}", file=sys.stderr)
-    return BAD_INPUT
+    return BAD_INPUT_CODE

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from vlmgym.errors import BadInput
 from vlmgym.settings import (
     ColdStartSettings,
     EngineSettings,
@@ -32,7 +33,7 @@ from vlmgym_policies.scoring import RewardWeights
 PROFILES = "profiles"
 
 
-class JobError(ValueError):
+class JobError(BadInput):
     """A job that cannot run as it is written; the text is one line for the person who wrote it."""
 
 

@@ -66,9 +66,9 @@ def perceived_cells(game: Game[Any, Any, Any], state: Any, response: Response) -
 
 
 def judge(game: Game[Any, Any, Any], state: Any, text: str, weights: RewardWeights) -> Score:
-    """Scores a response without an environment: +1 for a legal move, -1 otherwise, as `GameGroupEnv` does."""
+    """Scores a response without an environment: +1 for progress, -1 otherwise, as `GameGroupEnv` does by default."""
     try:
-        refused = game.step(state, game.parse(parse_response(text).answer or "")).refused
-    except InvalidAnswer as error:
-        refused = str(error)
-    return weights.score(game, state, text, game_reward=-1.0 if refused else 1.0, legal=refused is None)
+        step = game.step(state, game.parse(parse_response(text).answer or ""))
+    except InvalidAnswer:
+        return weights.score(game, state, text, game_reward=-1.0, legal=False)
+    return weights.score(game, state, text, 1.0 if step.reward > 0 else -1.0, legal=step.refused is None)

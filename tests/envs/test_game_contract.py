@@ -185,14 +185,14 @@ def test_any_answer_is_an_action_or_a_reason(game: AnyGame, answer: str) -> None
 
 
 def test_teachers_answer_for_any_start(game: AnyGame) -> None:
-    assert {"solver", "legal_random", "random"} <= set(game.teachers)
+    assert {"solver", "greedy", "legal_random", "random"} <= set(game.teachers)
     for name, teacher in game.teachers.items():
         state = game.mid_game(1)
         action = teacher(state, np.random.default_rng(0))
         assert teacher(state, np.random.default_rng(0)) == action
         assert game.parse(game.format_answer(action)) == action
         assert game.explain(state, action).strip()
-        if name in ("solver", "legal_random"):
+        if name in ("solver", "greedy", "legal_random"):
             assert game.step(state, action).refused is None
 
 

@@ -53,7 +53,7 @@ def test_the_same_seed_is_the_same_stream_of_groups() -> None:
 
 
 def test_one_turn_scores_each_answer_and_ends_the_group() -> None:
-    env = make_env(legal_reward=0.5, illegal_reward=-2.0)
+    env = make_env(success_reward=0.5, failure_reward=-2.0)
     first, infos = env.reset(seed=0)
     start = infos["branch_0"]["state"]
     answers = {"branch_0": legal_answers(env, "branch_0")[0], "branch_1": "(0, 0) (0, 0)", "branch_2": "no idea"}
@@ -71,7 +71,7 @@ def test_one_turn_scores_each_answer_and_ends_the_group() -> None:
 
 
 def test_raw_rewards_are_the_games_own() -> None:
-    env = make_env(reward="raw", legal_reward=7.0, group_size=2)
+    env = make_env(reward="raw", success_reward=7.0, group_size=2)
     env.reset(seed=0)
     _, rewards, *_ = env.step({"branch_0": legal_answers(env, "branch_0")[0], "branch_1": ""})
     assert rewards == {"branch_0": 1.0, "branch_1": -1.0}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlmgym_envs.draw import COLORS, SHAPES
+from vlmgym_envs.shapes import COLORS, SHAPES
 
 EMPTY = "-"
 

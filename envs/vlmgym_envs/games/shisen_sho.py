@@ -16,28 +16,27 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmgym_envs.core import Game, Level, Step, Teacher
-from vlmgym_envs.draw import COLORS, SHAPES, board_image, tile_atlas
+from vlmgym_envs.core import Game, Step, Teacher
+from vlmgym_envs.draw import BoardPainter
 from vlmgym_envs.games._cells import CellPair, Grid
 from vlmgym_envs.games._clearing import clearable_deal, clearing_order, without
 from vlmgym_envs.games._paths import Paths, equal_pairs
 from vlmgym_envs.games._tiles import TileSet
-from vlmgym_envs.level import choice, knob
+from vlmgym_envs.level import BoardLevel, choice, knob
+from vlmgym_envs.shapes import COLORS, SHAPES, tile_atlas
 
 MAX_DEALS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class ShisenShoLevel(Level):
-    """Perception: colors, shapes, tile_px, border_px. Reasoning: rows, cols, copies, solvable."""
+class ShisenShoLevel(BoardLevel):
+    """Perception: colors, shapes and the knobs of `BoardLevel`. Reasoning: rows, cols, copies, solvable."""
 
     rows: int = knob(6, 2, 16)
     cols: int = knob(6, 2, 16)
     copies: int = choice(4, (2, 4, 6, 8))
     colors: int = knob(6, 1, len(COLORS))
     shapes: int = knob(6, 1, len(SHAPES))
-    tile_px: int = knob(112, 8, 128)
-    border_px: int = knob(28, 0, 128)
     solvable: bool = choice(True, (True, False))
 
     def check(self) -> None:
@@ -81,6 +80,8 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
         super().__init__(level, level_name)
         self._grid = Grid(level.rows, level.cols)
         self._tiles = TileSet(level.colors, level.shapes)
+        atlas = tile_atlas(level.colors, level.shapes, level.tile_px)
+        self._painter = BoardPainter(level.rows, level.cols, atlas, level)
 
     def init(self, seed: int) -> ShisenShoState:
         """Kinds chosen uniformly without repetition, `copies` tiles of each, shuffled.
@@ -118,14 +119,12 @@ class ShisenSho(Game[ShisenShoLevel, ShisenShoState, CellPair]):
         return Step(ShisenShoState(board, state.num_moves + 1), 1.0, not self._paths(board).any_pair(), info)
 
     def render(self, state: ShisenShoState) -> NDArray[np.uint8]:
-        atlas = tile_atlas(self.level.colors, self.level.shapes, self.level.tile_px)
         tiles = np.frombuffer(state.board, dtype=np.uint8).reshape(self.level.rows, self.level.cols)
-        return board_image(tiles, atlas, self.level.border_px)
+        return self._painter.paint(tiles)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        level = self.level
-        return level.rows * level.tile_px + 2 * level.border_px, level.cols * level.tile_px + 2 * level.border_px, 3
+        return self._painter.image_shape
 
     def describe(self, state: ShisenShoState) -> str:
         """Cells " Red circle " and " - " joined by "|", rows joined by newlines."""

@@ -21,7 +21,8 @@ Image = NDArray[np.uint8]
 class VLMGymEnv(gym.Env[Image, Any]):
     """One game, one player.
 
-    Observation: the picture, uint8 [H, W, 3]. Action: an element of the game's `action_space`.
+    Observation: the picture, uint8 [H, W, 3], read-only: a refused action repeats the array of the step before, since
+    nothing changed. Action: an element of the game's `action_space`.
     Reward: the game's raw reward; `illegal_reward` for a refused action, which leaves the state as it is.
     Ends: terminated with the game, truncated after `max_steps` actions.
     Info: "text", the exact perception text; "state"; "prompt"; "refused", a reason or None; and what the game adds.
@@ -50,6 +51,7 @@ class VLMGymEnv(gym.Env[Image, Any]):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.game = make_game(game_id, level, **overrides)
         self.render_mode = render_mode
+        self._prompt = self.game.prompt
         self.action_space = self.game.action_space
         self.observation_space = gym.spaces.Box(0, 255, self.game.image_shape, np.uint8)
         self._start: Start = start
@@ -59,6 +61,8 @@ class VLMGymEnv(gym.Env[Image, Any]):
         self._max_steps = max_steps
         self._num_steps = 0
         self._state: Any = None
+        self._image: Image
+        self._text: str
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Image, dict[str, Any]]:
         """Starts at draw_start(game, seed, ...). Without a seed, continues the stream that the last seed began.
@@ -67,26 +71,32 @@ class VLMGymEnv(gym.Env[Image, Any]):
         """
         super().reset(seed=seed)
         start_seed = int(self.np_random.integers(2**63)) if seed is None else seed
-        self._state = reset_state(self.game, start_seed, options, self._start, self._split, self._held_out)
+        self._show(reset_state(self.game, start_seed, options, self._start, self._split, self._held_out))
         self._num_steps = 0
-        return self.game.render(self._state), self._info(None)
+        return self._image, self._info(None)
 
     def step(self, action: Any) -> tuple[Image, SupportsFloat, bool, bool, dict[str, Any]]:
         step = self.game.step(self._state, self.game.from_space(action))
-        self._state = step.state
+        if step.state is not self._state:
+            self._show(step.state)
         self._num_steps += 1
         reward = self._illegal_reward if step.refused else step.reward
         truncated = self._num_steps >= self._max_steps
         info = {**step.info, **self._info(step.refused)}
-        return self.game.render(step.state), reward, step.terminated, truncated, info
+        return self._image, reward, step.terminated, truncated, info
 
     def render(self) -> Image | None:  # type: ignore[override]
-        """The picture in mode "rgb_array", None without a mode."""
-        return None if self.render_mode is None else self.game.render(self._state)
+        """The last observation in mode "rgb_array", None without a mode."""
+        return None if self.render_mode is None else self._image
+
+    def _show(self, state: Any) -> None:
+        self._state = state
+        self._image = self.game.render(state)
+        self._image.flags.writeable = False
+        self._text = self.game.describe(state)
 
     def _info(self, refused: str | None) -> dict[str, Any]:
-        text = self.game.describe(self._state)
-        return {"text": text, "state": self._state, "prompt": self.game.prompt, "refused": refused}
+        return {"text": self._text, "state": self._state, "prompt": self._prompt, "refused": refused}
 
 
 def env_id(game_id: str) -> str:

@@ -59,6 +59,32 @@ def test_an_illegal_action_costs_what_the_environment_says() -> None:
     assert refused["state"] == info["state"] and np.array_equal(after, image)
 
 
+def test_what_did_not_change_is_not_drawn_again(env: VLMGymEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    render = env.game.render
+    monkeypatch.setattr(env.game, "render", lambda state: drawn.append(state) or render(state))
+    image, info = env.reset(seed=0)
+    action = legal(env, info)
+    refused, *_ = env.step(np.array([1, 1, 1, 1]))
+    assert refused is image and drawn == [info["state"]]
+    after, *_, info = env.step(action)
+    assert not np.array_equal(after, image) and len(drawn) == 2
+    env.reset(seed=0)
+    assert len(drawn) == 3
+
+
+def test_nobody_can_paint_over_what_others_see() -> None:
+    env = VLMGymEnv("shisen_sho", "tiny", render_mode="rgb_array")
+    image, info = env.reset(seed=0)
+    first, picture = image.copy(), env.render()
+    assert picture is not None
+    for shown in (image, picture):
+        with pytest.raises(ValueError, match="read-only"):
+            shown[:] = 0
+    env.step(legal(env, info))
+    assert np.array_equal(image, first)
+
+
 def test_max_steps_truncates_and_a_finished_game_terminates(env: VLMGymEnv) -> None:
     _, info = env.reset(seed=0)
     truncations = []

@@ -7,7 +7,7 @@ keeping one is a fork: the same (state, action) gives the same next state, in ev
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from hashlib import blake2b
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -45,11 +45,15 @@ class Step(NamedTuple, Generic[S]):
 
 
 class Game(ABC, Generic[L, S, A]):
-    """The rules of one game at one level. Subclasses live in games/<id>.py, one per file."""
+    """The rules of one game at one level. Subclasses live in games/<id>.py, one per file.
+
+    score: what a played game is worth: the sum of its rewards, where they are points, or its steps that paid something.
+    """
 
     id: ClassVar[str]
     level_class: ClassVar[type[Level]]
     levels: ClassVar[Mapping[str, Level]]
+    score: ClassVar[Literal["reward_sum", "positive_steps"]] = "positive_steps"
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -18,9 +18,9 @@ SMALL = """\
 sampling: {max_tokens: 44}
 env_runners: {count: 1, num_cpus: 0.5}
 engine: {num_cpus: 0.5}
-evaluation: {num_states: 32}
-cold_start: {updates: 20, lr: 3e-3, teacher: {solver: 1}, eval_every: 10}
-grpo: {iterations: 6, groups: 4, group_size: 4, lr: 1e-4, checkpoint_every: 2, eval_every: 3}
+evaluation: {num_states: 16}
+cold_start: {updates: 10, lr: 3e-3, teacher: {solver: 1}, eval_every: 5}
+grpo: {iterations: 4, groups: 4, group_size: 4, lr: 1e-4, checkpoint_every: 1, eval_every: 4}
 tracking: {wandb: off, rollouts_every: 2, num_rollouts: 3}
 """
 
@@ -54,7 +54,7 @@ def lines_of(run_dir):
 
 @pytest.fixture(scope="module")
 def resumed_run(tmp_path_factory):
-    """A run that was killed with SIGKILL in its fifth GRPO iteration, then resumed; and its metrics before."""
+    """A run that was killed with SIGKILL in its third GRPO iteration, then resumed; and its metrics before."""
     folder = tmp_path_factory.mktemp("train")
     job = folder / "job.yaml"
     head = "name: demo\ngame: {id: shisen_sho, level: tiny}\nmodel: {tiny: true}\n"
@@ -62,7 +62,7 @@ def resumed_run(tmp_path_factory):
     run_dir = folder / "runs" / "demo"
     first = vlmgym("train", job)
     try:
-        wait_for(lambda: (run_dir / "checkpoints" / "grpo-000004").is_dir(), first)
+        wait_for(lambda: (run_dir / "checkpoints" / "grpo-000002").is_dir(), first)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
@@ -76,10 +76,10 @@ def resumed_run(tmp_path_factory):
 def test_a_resumed_run_goes_on_in_the_same_metrics_file(resumed_run):
     run_dir, before, output = resumed_run
     lines = lines_of(run_dir)
-    assert "resuming after grpo 4" in output
-    kept = [line for line in before if line["stage"] == "cold_start" or line["step"] <= 4]
+    assert "resuming after grpo 2" in output
+    kept = [line for line in before if line["stage"] == "cold_start" or line["step"] <= 2]
     assert lines[: len(kept)] == kept
-    assert [line["step"] for line in lines if line["stage"] == "grpo"] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if line["stage"] == "grpo"] == [1, 2, 3, 4]
 
 
 def test_every_iteration_tells_what_happened(resumed_run):
@@ -104,7 +104,7 @@ def test_the_summary_has_every_policy_with_its_interval(resumed_run):
         assert set(modes) == ({"sampled", "greedy"} if policy in trained else {"sampled"})
         for metrics in modes.values():
             for rate in metrics.values():
-                assert rate["low"] <= rate["mean"] <= rate["high"] and rate["n"] == 32
+                assert rate["low"] <= rate["mean"] <= rate["high"] and rate["n"] == 16
     assert summary["solver"]["sampled"]["legal_move_rate"]["mean"] == 1.0
     assert "after GRPO" in output
 
@@ -114,9 +114,9 @@ def test_the_run_directory_is_complete(resumed_run):
     names = {path.name for path in run_dir.iterdir()}
     assert {"job.yaml", "metrics.jsonl", "curves.png", "summary.json", "checkpoints", "rollouts", "model"} <= names
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
-    assert kept == ["cold_start-000020", "grpo-000002", "grpo-000004", "grpo-000006"]
-    rollouts = (run_dir / "rollouts" / "grpo-0006" / "rollouts.jsonl").read_text().splitlines()
-    assert len(rollouts) == 3 and (run_dir / "rollouts" / "grpo-0006" / "board-0.png").is_file()
+    assert kept == ["cold_start-000010", "grpo-000002", "grpo-000003", "grpo-000004"]
+    rollouts = (run_dir / "rollouts" / "grpo-0004" / "rollouts.jsonl").read_text().splitlines()
+    assert len(rollouts) == 3 and (run_dir / "rollouts" / "grpo-0004" / "board-0.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length"]
 
 ENGINES = {
+    "function": "vlmgym_policies.engines.function:FunctionEngine",
     "hf": "vlmgym_policies.engines.hf:HFEngine",
+    "openai": "vlmgym_policies.engines.openai:OpenAIEngine",
     "scripted": "vlmgym_policies.engines.scripted:ScriptedEngine",
 }
 
@@ -69,6 +71,13 @@ class Sampling:
         return np.random.default_rng([self.seed, index]).random(self.max_tokens)
 
 
+class Usage(NamedTuple):
+    """What a completion cost, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What an engine answered.
@@ -78,6 +87,7 @@ class Completion:
     logprobs: float32 [T], log-probability of each sampled token under the distribution it was drawn from
         (temperature applied, banned tokens removed); at temperature 0 the model's own at temperature 1.
     weights_version: version of the weights that produced every token of this completion.
+    usage: as an endpoint counted it, which keeps the ids to itself; None where it counted nothing.
     """
 
     text: str
@@ -86,6 +96,7 @@ class Completion:
     logprobs: NDArray[np.float32] = field(repr=False)
     finish_reason: FinishReason
     weights_version: int
+    usage: Usage | None = None
 
 
 class NoWeightsError(RuntimeError):
@@ -93,6 +104,10 @@ class NoWeightsError(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("the engine has no weights yet")
+
+
+class GenerationError(RuntimeError):
+    """A prompt that an engine could not answer, after whatever retries it makes. Other prompts may fare better."""
 
 
 @runtime_checkable
@@ -108,6 +123,7 @@ class Engine(Protocol):
 
         Raises:
             NoWeightsError: the engine waits for its first weights.
+            GenerationError: a service that the engine asks did not answer.
             ValueError: a prompt does not fit the model.
         """
         ...

@@ -27,7 +27,7 @@ def test_defaults_are_those_of_g1():
         (lambda c: c.env_runners(rollout_fragment_length=10), "rollout_fragment_length must stay"),
         (lambda c: c.training(num_groups_per_train_batch=5).learners(num_learners=2), "must divide by num_learners"),
         (lambda c: c.sampling(temperature=0.0), "temperature must be above 0 in training, got 0.0"),
-        (lambda c: c.engines(engine_type="vlm"), "engine_type must be one of function, hf, openai, scripted, got 'vlm'"),
+        (lambda c: c.engines(engine_type="vlm"), "engine_type must be one of function, hf, openai, scripted"),
         (lambda c: c.engines(num_engines=0), "num_engines must be at least 1, got 0"),
         (lambda c: c.rewards(grammar=1.0), "reward weights are game, perception, format, got grammar"),
         (lambda c: c.multi_agent(policies={"a", "b"}), "policies must be"),

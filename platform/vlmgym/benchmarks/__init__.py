@@ -1,0 +1,1 @@
+"""Measurements of our own speed, a module per thing that is measured."""

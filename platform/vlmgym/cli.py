@@ -9,6 +9,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from vlmgym import __version__
+from vlmgym.commands.bench import bench
+from vlmgym.commands.docs import docs
+from vlmgym.commands.levels import levels
+from vlmgym.commands.play import play
 from vlmgym.commands.train import train
 from vlmgym.errors import BadInput
 
@@ -22,6 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(levels)
+app.command()(play)
+app.add_typer(bench, name="bench")
+app.command(hidden=True)(docs)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -83,7 +83,7 @@ class TerminalGame:
 
     def _typed(self) -> str:
         """A line of standard input; repeated where it is no terminal, so that what is printed can be followed."""
-        line = self._console.input("> ")
+        line = input("> ")
         if not sys.stdin.isatty():
             self._say(line)
         return line

@@ -30,7 +30,9 @@ def test_json_has_every_figure_and_nothing_else_is_printed(
     four_states: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("envs", "--json", "--games", "shisen_sho", "--levels", "tiny", "--seconds", "0.02") == 0
-    figures = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out)
+    assert printed.err == ""
     assert list(figures) == ["step", "legal_step", "training_step", "training_step_parts"]
     for key in ("step", "legal_step"):
         assert [{name: type(value) for name, value in row.items()} for row in figures[key]] == [STEP] * 4

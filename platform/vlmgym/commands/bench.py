@@ -46,7 +46,8 @@ def envs(
         pairs = levels_to_measure(_names(games), _names(levels))
     except ValueError as error:
         raise BadInput(str(error)) from error
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("")
         figures = measure(
             pairs,

@@ -1,4 +1,4 @@
-"""Decides which tiles of a match-3 board form runs, which swaps make one, and how tiles fall.
+"""Decides which tiles of a match-3 board form runs, which swaps make one, how tiles fall, and how boards are dealt.
 
 A board is bytes [rows * cols], 0 for an empty cell, tiles below 128. Read as one whole number, cell i is byte i, so
 that one operation compares all cells at once. A set of cells is a number as well: bit 7 of byte i stands for cell i.
@@ -8,11 +8,16 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+
 from vlmgym_envs.games._stream import draw_below
 
 Pair = tuple[int, int]
 Offset = tuple[int, int]
 """(rows down, columns to the right) from a cell."""
+
+MAX_DEALS = 100_000
+MAX_SHUFFLES = 100
 
 
 class _Pattern(NamedTuple):
@@ -52,7 +57,7 @@ class Matching:
         links: dict[Pair, int] = {}
         self._to_right = [self._pattern(offsets, links) for offsets in _run_offsets((0, 1), run_length)]
         self._down = [self._pattern(offsets, links) for offsets in _run_offsets((1, 0), run_length)]
-        self._links = list(links)
+        self._links = [(8 * cell, gap) for cell, gap in links]
         self._gaps = sorted({gap for _, gap in links} | {1, cols})
 
     def runs(self, board: bytes) -> int:
@@ -82,9 +87,30 @@ class Matching:
         """Whether `swaps` finds one."""
         return any(self._swap_sets(board))
 
-    def is_start(self, board: bytes) -> bool:
-        """Whether a game may start here: no run, and a legal swap."""
-        return not self.runs(board) and self.any_swap(board)
+    def deal(self, rng: np.random.Generator) -> bytes:
+        """Uniform over the full boards without a run and with one of `swaps`."""
+        for _ in range(MAX_DEALS):
+            board = rng.integers(1, self._num_kinds + 1, self._rows * self._cols, dtype=np.uint8).tobytes()
+            if self._is_start(board):
+                return board
+        raise ValueError(
+            f"each of {MAX_DEALS} deals of {self._num_kinds} kinds on {self._rows} x {self._cols} cells "
+            f"has a run of {self._run_length} or no legal swap"
+        )
+
+    def reshuffled(self, board: bytes, stream: int) -> tuple[bytes, int]:
+        """The same tiles, uniform over their orders without a run and with one of `swaps`; the stream after that.
+
+        New tiles, as in `deal`, where MAX_SHUFFLES shuffles give none, as when no kind has enough tiles for a run.
+        """
+        number, stream = draw_below(stream, 2**64)
+        rng = np.random.default_rng(number)
+        tiles = np.frombuffer(board, dtype=np.uint8)
+        for _ in range(MAX_SHUFFLES):
+            shuffled = rng.permutation(tiles).tobytes()
+            if self._is_start(shuffled):
+                return shuffled, stream
+        return self.deal(rng), stream
 
     def settle(self, board: bytes, stream: int, refill: bool) -> Settled:
         """Removes all runs at once and lets tiles fall, again and again while there are runs.
@@ -122,6 +148,9 @@ class Matching:
                 lines.append(list(line[first : last + 1]))
         return lines
 
+    def _is_start(self, board: bytes) -> bool:
+        return not self.runs(board) and self.any_swap(board)
+
     def _fallen(self, board: bytes, removed: int) -> bytes:
         """The board without a set of cells, every tile as low in its column as it falls."""
         whole_bytes = (removed << 1) - (removed >> 7)
@@ -146,14 +175,14 @@ class Matching:
 
     def _equal(self, number: int, gap: int) -> int:
         """The cells whose tile is that of the cell `gap` later; behind the last cell stand empty ones."""
-        return self._filled(number ^ (number >> 8 * gap)) ^ self._all_cells
+        return (((number ^ (number >> 8 * gap)) + self._low_bits) & self._all_cells) ^ self._all_cells
 
     def _swap_sets(self, board: bytes) -> tuple[int, int]:
         """The cells whose swap with the right neighbour is one of `swaps`, and those with the neighbour below."""
         number = int.from_bytes(board, "little")
         filled = self._filled(number)
         equal = {gap: self._equal(number, gap) for gap in self._gaps}
-        links = [equal[gap] >> 8 * cell if cell >= 0 else equal[gap] << -8 * cell for cell, gap in self._links]
+        links = [equal[gap] >> shift if shift >= 0 else equal[gap] << -shift for shift, gap in self._links]
         found = []
         for gap, patterns in ((1, self._to_right), (self._cols, self._down)):
             swaps = 0

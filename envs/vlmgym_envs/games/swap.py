@@ -10,6 +10,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -20,7 +21,7 @@ from vlmgym_envs.core import Game, Step, Teacher
 from vlmgym_envs.draw import BoardPainter
 from vlmgym_envs.games._cells import CellPair, Grid
 from vlmgym_envs.games._matching import Matching, Pair, swapped
-from vlmgym_envs.games._stream import draw_below, new_stream
+from vlmgym_envs.games._stream import new_stream
 from vlmgym_envs.games._tiles import EMPTY as NO_TILE
 from vlmgym_envs.games._tiles import TileSet
 from vlmgym_envs.level import BoardLevel, choice, knob
@@ -28,9 +29,8 @@ from vlmgym_envs.shapes import COLORS, SHAPES, tile_atlas
 
 EMPTY = "Empty"
 
-MAX_WARM_UP = 8
-MAX_DEALS = 100_000
-MAX_SHUFFLES = 100
+MAX_WARM_UP = 5
+"""Random moves after which the number of legal swaps has settled: at `paper` from 4.1 on a fresh board to 2.7."""
 MIN_RANDOM_RUNS, MAX_RANDOM_RUNS = 0.03, 6.0
 """How many lines of run_length equal tiles a board of random tiles holds on average. Below, hardly any swap is legal;
 above, boards without a run are too rare to deal, and cascades too long."""
@@ -92,12 +92,11 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
         self._matching = Matching(level.rows, level.cols, level.run_length, level.colors * level.shapes)
         self._tiles = TileSet(level.colors, level.shapes)
         self._names = [EMPTY, *self._tiles.names()[1:]]
-        atlas = tile_atlas(level.colors, level.shapes, level.tile_px)
-        self._painter = BoardPainter(level.rows, level.cols, atlas, level)
+        self._painter = _painter(level)
 
     def init(self, seed: int) -> SwapState:
         """Uniform over the boards without a run and with a legal swap."""
-        return SwapState(self._deal(np.random.default_rng(seed)), 0, new_stream(seed))
+        return SwapState(self._matching.deal(np.random.default_rng(seed)), 0, new_stream(seed))
 
     def mid_game(self, seed: int) -> SwapState:
         """Refill: the number of moves is uniform on 0..MAX_WARM_UP; each is a uniformly random legal swap.
@@ -105,7 +104,7 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
         Without: such a game is played to its end, and a state of it that is not the last is chosen uniformly.
         """
         rng = np.random.default_rng(seed)
-        state = SwapState(self._deal(rng), 0, new_stream(seed))
+        state = SwapState(self._matching.deal(rng), 0, new_stream(seed))
         swaps = self._matching.swaps(state.board)
         if self.level.refill:
             for _ in range(rng.integers(MAX_WARM_UP + 1)):
@@ -271,29 +270,14 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
         swaps = self._matching.swaps(board)
         reshuffled = self.level.refill and not swaps
         if reshuffled:
-            board, stream = self._reshuffled(board, stream)
+            board, stream = self._matching.reshuffled(board, stream)
             swaps = self._matching.swaps(board)
         info = {"cascades": num_rounds - 1, "removed": num_removed, "reshuffled": reshuffled}
         return SwapState(board, state.num_moves + 1, stream), swaps, info
 
-    def _reshuffled(self, board: bytes, stream: int) -> tuple[bytes, int]:
-        """The same tiles, uniform over the boards without a run and with a legal swap.
 
-        New tiles as in `init` where MAX_SHUFFLES shuffles give none, as when no kind has enough tiles for a run.
-        """
-        number, stream = draw_below(stream, 2**64)
-        rng = np.random.default_rng(number)
-        tiles = np.frombuffer(board, dtype=np.uint8)
-        for _ in range(MAX_SHUFFLES):
-            shuffled = rng.permutation(tiles).tobytes()
-            if self._matching.is_start(shuffled):
-                return shuffled, stream
-        return self._deal(rng), stream
-
-    def _deal(self, rng: np.random.Generator) -> bytes:
-        level = self.level
-        for _ in range(MAX_DEALS):
-            board = rng.integers(1, self._tiles.num_kinds + 1, level.rows * level.cols, dtype=np.uint8).tobytes()
-            if self._matching.is_start(board):
-                return board
-        raise ValueError(f"each of {MAX_DEALS} deals at {level} has a run or no legal swap")
+@lru_cache(maxsize=16)
+def _painter(level: SwapLevel) -> BoardPainter:
+    """One for all games of a level: its noise takes some megabytes."""
+    atlas = tile_atlas(level.colors, level.shapes, level.tile_px)
+    return BoardPainter(level.rows, level.cols, atlas, level)

@@ -25,23 +25,23 @@ tracking: {wandb: off, rollouts_every: 2, num_rollouts: 3}
 """
 
 
-def vlmgym(*arguments):
+def start(log, *arguments):
+    """Runs `vlmgym` with its output in a file: what a killed run leaves behind would keep a pipe open."""
     roots = os.pathsep.join(str(ROOT / name) for name in ("platform", "envs", "policies"))
     environment = {**os.environ, "PYTHONPATH": roots, "RAY_ADDRESS": "local"}  # join no cluster of another test
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "vlmgym", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
         env=environment,
         start_new_session=True,
     )
 
 
-def wait_for(condition, process, timeout_s=240):
+def wait_for(condition, process, log, timeout_s=240):
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert process.poll() is None, log.read_text()[-2000:]
         assert time.monotonic() < deadline, "nothing happened in time"
         time.sleep(0.1)
 
@@ -60,17 +60,17 @@ def resumed_run(tmp_path_factory):
     head = "name: demo\ngame: {id: shisen_sho, level: tiny}\nmodel: {tiny: true}\n"
     job.write_text(f"{head}output_dir: {folder / 'runs'}\n{SMALL}")
     run_dir = folder / "runs" / "demo"
-    first = vlmgym("train", job)
+    log = folder / "output"
+    first = start(log, "train", job)
     try:
-        wait_for(lambda: (run_dir / "checkpoints" / "grpo-000002").is_dir(), first)
+        wait_for((run_dir / "checkpoints" / "grpo-000002").is_dir, first, log)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
-        first.communicate()
+        first.wait()
     before = lines_of(run_dir)
-    second = vlmgym("train", job, "--resume")
-    output, errors = second.communicate(timeout=300)
-    assert second.returncode == 0, errors[-3000:]
-    return run_dir, before, output
+    second = start(log, "train", job, "--resume")
+    assert second.wait(timeout=300) == 0, log.read_text()[-3000:]
+    return run_dir, before, log.read_text()
 
 
 def test_a_resumed_run_goes_on_in_the_same_metrics_file(resumed_run):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vlmgym_envs.games._paths import Paths
+from vlmgym_envs.games._paths import MAX_TURNS, Paths
 
 Pair = tuple[int, int]
 
@@ -17,18 +17,18 @@ MAX_BOARDS_PER_TRY = 150
 """Bounds of the search. One order looks at about 10 boards on 6 x 6 cells, 40 on 12 x 12, 80 on 16 x 16."""
 
 
-def clearing_order(board: bytes, rows: int, cols: int) -> tuple[Pair, ...]:
+def clearing_order(board: bytes, rows: int, cols: int, turns: int = MAX_TURNS) -> tuple[Pair, ...]:
     """The longest order of moves found: pairs of flat cell indices, first to last.
 
-    board: bytes [rows * cols], 0 for an empty cell. Depth first, innermost pairs first; where that looks at
-    MAX_BOARDS_PER_TRY boards, again with the branches in random order, MAX_TRIES times in all. The result is exact
-    where a try clears the board or runs out of branches, and depends on the board alone.
+    board: bytes [rows * cols], 0 for an empty cell. turns: as in `Paths`. Depth first, innermost pairs first; where
+    that looks at MAX_BOARDS_PER_TRY boards, again with the branches in random order, MAX_TRIES times in all. The result
+    is exact where a try clears the board or runs out of branches, and depends on the board and `turns` alone.
     """
     num_pairs = (len(board) - board.count(0)) // 2
     rng = np.random.default_rng(0)
     longest: tuple[Pair, ...] = ()
     for number in range(MAX_TRIES):
-        search = _Search(rows, cols, rng if number else None)
+        search = _Search(rows, cols, turns, rng if number else None)
         stopped = search.visit(board, ())
         longest = max(longest, search.longest, key=len)
         if not stopped or len(longest) == num_pairs:
@@ -36,17 +36,20 @@ def clearing_order(board: bytes, rows: int, cols: int) -> tuple[Pair, ...]:
     return longest
 
 
-def clearable_deal(tiles: np.ndarray, rows: int, cols: int, rng: np.random.Generator) -> bytes:
+def clearable_deal(tiles: np.ndarray, rows: int, cols: int, rng: np.random.Generator, turns: int = MAX_TURNS) -> bytes:
     """Shuffles `tiles` [rows * cols] over the board, with an even number of each kind, such that it can be cleared.
 
     Plays the shuffled board; where the play is stuck, shuffles what is left over the cells that are left. The moves
     before that stay legal, since paths do not see which tile blocks them. A board that is never stuck on the way is a
-    uniform shuffle: almost all boards of 6 x 6 cells, few of 12 x 12.
+    uniform shuffle: almost all boards of 6 x 6 cells, few of 12 x 12. Without turns play is stuck all the time, so
+    tiles are dealt pair by pair instead, along an order that clears the cells.
     """
+    if turns == 0:
+        return _dealt_along_lines(tiles, rows, cols, rng)
     left = rng.permutation(tiles).astype(np.uint8).tobytes()
     deal = bytearray(left)
     while any(left):
-        pairs = Paths(left, rows, cols).pairs()
+        pairs = Paths(left, rows, cols, turns).pairs()
         if pairs:
             left = without(left, _free_pairs(left, pairs) or [pairs[int(rng.integers(len(pairs)))]])
         else:
@@ -71,6 +74,7 @@ class _Search:
 
     rows: int
     cols: int
+    turns: int
     rng: np.random.Generator | None
     visited: set[bytes] = field(default_factory=set)
     longest: tuple[Pair, ...] = ()
@@ -83,7 +87,7 @@ class _Search:
             if len(self.visited) == MAX_BOARDS_PER_TRY:
                 return True
             self.visited.add(board)
-            pairs = Paths(board, self.rows, self.cols).pairs()
+            pairs = Paths(board, self.rows, self.cols, self.turns).pairs()
             free = _free_pairs(board, pairs)
             if not free:
                 break
@@ -125,3 +129,40 @@ def _matching(pairs: list[Pair], num_tiles: int) -> list[Pair]:
         if 2 * len(found) == num_tiles - 2:
             return [pair, *found]
     return []
+
+
+def _dealt_along_lines(tiles: np.ndarray, rows: int, cols: int, rng: np.random.Generator) -> bytes:
+    """A deal that can be cleared without turns: empties a full board by random moves, then gives each move a kind."""
+    deal = bytearray(rows * cols)
+    kinds = rng.permutation(np.sort(tiles)[::2]).tolist()
+    for (first, second), kind in zip(_order_along_lines(rows, cols, rng), kinds, strict=True):
+        deal[first] = deal[second] = kind
+    return bytes(deal)
+
+
+def _order_along_lines(rows: int, cols: int, rng: np.random.Generator) -> list[Pair]:
+    """All cells in pairs, each with nothing between it in its row or column once the pairs before it are gone.
+
+    Uniformly random pairs among those; again from the full board where no two of the cells left are in one line. That
+    happens about 3 times for 6 x 6 cells, 50 times for 12 x 12.
+    """
+    while True:
+        left, order = set(range(rows * cols)), []
+        while pairs := _neighbors(left, cols):
+            pair = pairs[int(rng.integers(len(pairs)))]
+            order.append(pair)
+            left.difference_update(pair)
+        if not left:
+            return order
+
+
+def _neighbors(cells: set[int], cols: int) -> list[Pair]:
+    """The pairs of cells with none of `cells` between them in their row or column."""
+    pairs: list[Pair] = []
+    last: dict[tuple[str, int], int] = {}
+    for cell in sorted(cells):
+        for line in (("row", cell // cols), ("col", cell % cols)):
+            if line in last:
+                pairs.append((last[line], cell))
+            last[line] = cell
+    return pairs

@@ -10,20 +10,20 @@ from vlmgym_envs.games._paths import Paths
 
 
 @cache
-def most_pairs(board: bytes, rows: int, cols: int) -> int:
+def most_pairs(board: bytes, rows: int, cols: int, turns: int) -> int:
     """By trying every order."""
-    pairs = Paths(board, rows, cols).pairs()
-    return max((1 + most_pairs(without(board, [pair]), rows, cols) for pair in pairs), default=0)
+    pairs = Paths(board, rows, cols, turns).pairs()
+    return max((1 + most_pairs(without(board, [pair]), rows, cols, turns) for pair in pairs), default=0)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.permutations([1] * 4 + [2] * 4 + [3] * 2 + [0] * 2))
-def test_the_order_is_legal_and_no_other_is_longer(tiles: list[int]) -> None:
+@given(st.permutations([1] * 4 + [2] * 4 + [3] * 2 + [0] * 2), st.integers(0, 2))
+def test_the_order_is_legal_and_no_other_is_longer(tiles: list[int], turns: int) -> None:
     board = bytes(tiles)
-    order = clearing_order(board, 3, 4)
-    assert len(order) == most_pairs(board, 3, 4)
+    order = clearing_order(board, 3, 4, turns)
+    assert len(order) == most_pairs(board, 3, 4, turns)
     for pair in order:
-        assert pair in Paths(board, 3, 4).pairs()
+        assert pair in Paths(board, 3, 4, turns).pairs()
         board = without(board, [pair])
 
 
@@ -52,14 +52,34 @@ def test_a_locked_and_an_empty_board_have_no_order() -> None:
     assert clearing_order(bytes(6), 2, 3) == ()
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2])
 @pytest.mark.parametrize(("rows", "cols", "copies"), [(2, 2, 2), (3, 4, 4), (6, 6, 4), (6, 6, 2), (8, 8, 2)])
-def test_deals_keep_their_tiles_and_can_be_cleared(rows: int, cols: int, copies: int) -> None:
+def test_deals_keep_their_tiles_and_can_be_cleared(rows: int, cols: int, copies: int, turns: int) -> None:
     tiles = np.repeat(np.arange(1, rows * cols // copies + 1), copies)
-    deals = [clearable_deal(tiles, rows, cols, np.random.default_rng(seed)) for seed in range(20)]
+    deals = [clearable_deal(tiles, rows, cols, np.random.default_rng(seed), turns) for seed in range(12)]
     assert len(set(deals)) > 3
     for deal in deals:
         assert sorted(deal) == tiles.tolist()
-        assert 2 * len(clearing_order(deal, rows, cols)) == rows * cols
+        assert 2 * len(clearing_order(deal, rows, cols, turns)) == rows * cols
+
+
+def test_without_turns_only_straight_paths_count() -> None:
+    # A B    One turn in the empty corner leads from A to A; without a turn no path does. The B has no second.
+    # . A
+    board = bytes([1, 2, 0, 1])
+    assert [len(clearing_order(board, 2, 2, turns)) for turns in (0, 1, 2)] == [0, 1, 1]
+    # A B C    The columns go one after the other without a turn.
+    # A B C
+    assert len(clearing_order(bytes([1, 2, 3, 1, 2, 3]), 2, 3, 0)) == 3
+    # A B A    The A meet once the B between them are gone, and those are above one another.
+    # C B C
+    assert clearing_order(bytes([1, 2, 1, 3, 2, 3]), 2, 3, 0)[0] == (1, 4)
+
+
+def test_the_deal_without_turns_also_fills_a_single_line() -> None:
+    deal = clearable_deal(np.repeat([1, 2, 3], 2), 1, 6, np.random.default_rng(0), 0)
+    assert sorted(deal) == [1, 1, 2, 2, 3, 3]
+    assert len(clearing_order(deal, 1, 6, 0)) == 3
 
 
 def test_a_large_deal_can_be_cleared() -> None:

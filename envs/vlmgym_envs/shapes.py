@@ -7,9 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vlmgym_envs.draw import empty_cell
+from vlmgym_envs.draw import WHITE, empty_cell
 
-COLORS: dict[str, tuple[int, int, int]] = {
+Point = tuple[float, float]
+RGB = tuple[int, int, int]
+Cover = NDArray[np.float64]
+"""How much of each pixel something covers, 0..1, [tile_px, tile_px]."""
+
+COLORS: dict[str, RGB] = {
     "Red": (220, 20, 30),
     "Green": (20, 150, 50),
     "Blue": (20, 60, 220),
@@ -21,31 +26,72 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")
 
-_OVERSAMPLING = 4
+ARTS = ("plain", "outline", "striped", "checked", "stencil", "dark")
+"""How a shape is drawn.
 
-Point = tuple[float, float]
+plain: filled. outline: its border line alone. striped: filled with dark and light stripes. checked: filled, on a
+grey and white chessboard. stencil: white, on a plate of its color. dark: filled, with a white rim, on a dark plate.
+"""
+
+_OVERSAMPLING = 4
+# In tiles.
+_PLATE_MARGIN = 0.05
+_LINE = 0.09
+_RIM = 0.05
+_STRIPE = 0.11
+_LIGHT = 0.5
+"""How strong the light stripes are."""
+
+_WHITE: RGB = (WHITE, WHITE, WHITE)
+_GREY: RGB = (190, 190, 196)
+_CHARCOAL: RGB = (62, 66, 76)
 
 
 @cache
-def tile_atlas(num_colors: int, num_shapes: int, tile_px: int) -> NDArray[np.uint8]:
+def tile_atlas(num_colors: int, num_shapes: int, tile_px: int, art: str = "plain") -> NDArray[np.uint8]:
     """The sprites of all tiles, uint8 [1 + num_colors * num_shapes, tile_px, tile_px, 3], read-only.
 
-    Index 0 is the empty cell, index 1 + color * num_shapes + shape a kind.
+    Index 0 is the empty cell, the same for every art; index 1 + color * num_shapes + shape a kind. art: one of `ARTS`.
     """
     empty = empty_cell(tile_px)
     sprites = [empty]
     for rgb in list(COLORS.values())[:num_colors]:
-        for shape in SHAPES[:num_shapes]:
-            cover = _shape_cover(shape, tile_px)[..., None]
-            sprites.append(np.rint(empty * (1 - cover) + np.array(rgb) * cover).astype(np.uint8))
+        sprites += [_sprite(empty, rgb, shape, art) for shape in SHAPES[:num_shapes]]
     atlas = np.stack(sprites)
     atlas.flags.writeable = False
     return atlas
 
 
+def _sprite(empty: NDArray[np.uint8], rgb: RGB, shape: str, art: str) -> NDArray[np.uint8]:
+    image = empty.astype(np.float64)
+    for cover, color in _layers(rgb, shape, art, len(empty)):
+        image = image * (1 - cover[..., None]) + np.array(color) * cover[..., None]
+    return np.rint(image).astype(np.uint8)
+
+
+def _layers(rgb: RGB, shape: str, art: str, tile_px: int) -> list[tuple[Cover, RGB]]:
+    """What is painted over the empty cell, from the bottom to the top."""
+    fill, plate = _shape_cover(shape, tile_px), _plate_cover(tile_px)
+    match art:
+        case "plain":
+            return [(fill, rgb)]
+        case "outline":
+            return [(_line_cover(shape, tile_px, _LINE), rgb)]
+        case "striped":
+            return [(fill * _stripes(tile_px), rgb)]
+        case "checked":
+            return [(plate * _checks(tile_px), _GREY), (fill, rgb)]
+        case "stencil":
+            return [(plate, rgb), (fill, _WHITE)]
+        case "dark":
+            return [(plate, _CHARCOAL), (fill, _WHITE), (fill - _line_cover(shape, tile_px, _RIM), rgb)]
+        case _:
+            raise ValueError(f"art must be one of {', '.join(ARTS)}, got {art!r}")
+
+
 @cache
-def _shape_cover(shape: str, tile_px: int) -> NDArray[np.float64]:
-    """How much of each pixel a shape covers, 0..1, [tile_px, tile_px]."""
+def _shape_cover(shape: str, tile_px: int) -> Cover:
+    """The whole of a shape."""
     side = tile_px * _OVERSAMPLING
     canvas = Image.new("L", (side, side), 0)
     pen = ImageDraw.Draw(canvas)
@@ -56,6 +102,51 @@ def _shape_cover(shape: str, tile_px: int) -> NDArray[np.float64]:
         pen.ellipse(_box(0.32, side), fill=0)
     else:
         pen.polygon([(x * side, y * side) for x, y in _outline(shape)], fill=255)
+    return _scaled_down(canvas, tile_px)
+
+
+@cache
+def _line_cover(shape: str, tile_px: int, line: float) -> Cover:
+    """A line along the border of a shape, inside it; its width in tiles."""
+    side = tile_px * _OVERSAMPLING
+    canvas = Image.new("L", (side, side), 0)
+    pen = ImageDraw.Draw(canvas)
+    width = round(line * side)
+    if shape == "circle":
+        pen.ellipse(_box(0.12, side), outline=255, width=width)
+    elif shape == "ring":
+        pen.ellipse(_box(0.10, side), outline=255, width=width)
+        pen.ellipse(_box(0.32 - line, side), outline=255, width=width)
+    else:
+        pen.polygon([(x * side, y * side) for x, y in _outline(shape)], outline=255, width=width)
+    return _scaled_down(canvas, tile_px)
+
+
+@cache
+def _plate_cover(tile_px: int) -> Cover:
+    """A square that leaves a margin inside the cell."""
+    side = tile_px * _OVERSAMPLING
+    canvas = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(canvas).rectangle(_box(_PLATE_MARGIN, side), fill=255)
+    return _scaled_down(canvas, tile_px)
+
+
+@cache
+def _stripes(tile_px: int) -> Cover:
+    """Diagonal stripes of full strength with lighter ones between them."""
+    y, x = np.indices((tile_px * _OVERSAMPLING,) * 2) / (tile_px * _OVERSAMPLING)
+    full = (x + y) % (2 * _STRIPE) < _STRIPE
+    return _scaled_down(Image.fromarray(np.where(full, 255, round(255 * _LIGHT)).astype(np.uint8)), tile_px)
+
+
+@cache
+def _checks(tile_px: int) -> Cover:
+    """Every other square of a chessboard of 6 x 6 squares."""
+    y, x = np.indices((tile_px * _OVERSAMPLING,) * 2) * 6 // (tile_px * _OVERSAMPLING)
+    return _scaled_down(Image.fromarray(((x + y) % 2 * 255).astype(np.uint8)), tile_px)
+
+
+def _scaled_down(canvas: Image.Image, tile_px: int) -> Cover:
     small = canvas.resize((tile_px, tile_px), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float64) / 255
 

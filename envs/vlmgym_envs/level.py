@@ -32,6 +32,18 @@ class Options(NamedTuple):
         return f"one of {', '.join(map(repr, self.values))}"
 
 
+class NameOrDirectory(NamedTuple):
+    """The rule of a knob that takes a built-in name or else the path of a directory."""
+
+    name: str
+
+    def allows(self, value: object) -> bool:
+        return isinstance(value, str) and bool(value.strip())
+
+    def __str__(self) -> str:
+        return f"{self.name!r} or a directory"
+
+
 def knob(default: int, low: int, high: int) -> Any:
     """A whole-number field in low..high, both included."""
     return field(default=default, metadata={"rule": Range(low, high)})
@@ -42,9 +54,14 @@ def choice(default: object, options: tuple[object, ...]) -> Any:
     return field(default=default, metadata={"rule": Options(options)})
 
 
+def directory(name: str) -> Any:
+    """A field that takes the path of a directory; by default the built-in `name`."""
+    return field(default=name, metadata={"rule": NameOrDirectory(name)})
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How hard a game is. Subclasses are frozen dataclasses whose fields are made by `knob` and `choice`.
+    """How hard a game is. Subclasses are frozen dataclasses whose fields are made by `knob`, `choice` and `directory`.
 
     Every value is checked against its rule: ValueError("rows must be in 2..16, got 40").
     """

@@ -1,5 +1,6 @@
-"""Decides how a board of coloured shapes is numbered, named and written as text."""
+"""Decides how a board of tiles is numbered, named and written as text."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,23 +9,18 @@ from vlmgym_envs.shapes import COLORS, SHAPES
 EMPTY = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class TileSet:
-    """The kinds of tiles of one level. Tile 0 is the empty cell, tile 1 + color * num_shapes + shape a kind."""
+class NamedTiles(ABC):
+    """The kinds of tiles of one level. Tile 0 is the empty cell, tiles 1..num_kinds are the kinds."""
 
-    num_colors: int
-    num_shapes: int
+    __slots__ = ()
 
     @property
-    def num_kinds(self) -> int:
-        return self.num_colors * self.num_shapes
+    @abstractmethod
+    def num_kinds(self) -> int: ...
 
+    @abstractmethod
     def name(self, tile: int) -> str:
-        """What the board text calls a tile: "Red circle", or "-" for the empty cell."""
-        if tile == 0:
-            return EMPTY
-        color, shape = divmod(tile - 1, self.num_shapes)
-        return f"{list(COLORS)[color]} {SHAPES[shape]}"
+        """What the board text calls a tile; "-" for the empty cell."""
 
     def names(self) -> list[str]:
         """The name of every tile, indexed by tile."""
@@ -50,3 +46,35 @@ class TileSet:
                     raise ValueError(f"row {row}, col {col}: {cell!r} is no tile of this level")
                 board.append(tiles[cell])
         return bytes(board)
+
+
+@dataclass(frozen=True, slots=True)
+class TileSet(NamedTiles):
+    """Colored shapes: tile 1 + color * num_shapes + shape is "Red circle" for the first color and the first shape."""
+
+    num_colors: int
+    num_shapes: int
+
+    @property
+    def num_kinds(self) -> int:
+        return self.num_colors * self.num_shapes
+
+    def name(self, tile: int) -> str:
+        if tile == 0:
+            return EMPTY
+        color, shape = divmod(tile - 1, self.num_shapes)
+        return f"{list(COLORS)[color]} {SHAPES[shape]}"
+
+
+@dataclass(frozen=True, slots=True)
+class PictureTiles(NamedTiles):
+    """Pictures: tile 1 + number is called like the class of that number."""
+
+    class_names: tuple[str, ...]
+
+    @property
+    def num_kinds(self) -> int:
+        return len(self.class_names)
+
+    def name(self, tile: int) -> str:
+        return EMPTY if tile == 0 else self.class_names[tile - 1]

@@ -1,5 +1,5 @@
 from collections import Counter
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from itertools import product
 from typing import Any
 
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmgym_envs import Game, make_game
-from vlmgym_envs.games.shisen_sho import ShisenShoLevel, ShisenShoState
+from vlmgym_envs import Game, level_ids, make_game
+from vlmgym_envs.games._shisen import ShisenShoState
+from vlmgym_envs.games.shisen_sho import ShisenShoLevel
 
 AnyGame = Game[Any, Any, Any]
 
@@ -133,7 +134,7 @@ def test_random_draws_from_all_ordered_pairs_of_cells(tiny: AnyGame) -> None:
     assert len(drawn) == 144
 
 
-@pytest.mark.parametrize(("level", "num_seeds"), [("tiny", 100), ("paper", 30), ("large", 2)])
+@pytest.mark.parametrize(("level", "num_seeds"), [("tiny", 100), ("straight", 20), ("paper", 30), ("large", 1)])
 def test_the_solver_clears_every_solvable_deal(level: str, num_seeds: int) -> None:
     game = make_game("shisen_sho", level)
     num_pairs = game.level.rows * game.level.cols // 2
@@ -186,10 +187,15 @@ def test_mid_games_are_spread_evenly_up_to_the_last_pair(level: str, num_seeds: 
     ("knobs", "message"),
     [
         ({"rows": 40}, "rows must be in 2..16, got 40"),
-        ({"copies": 3}, "copies must be one of 2, 4, 6, 8, got 3"),
+        ({"copies": 3}, "copies must be one of 2, 4, 6, 8, 12, 16, got 3"),
         ({"rows": 5, "cols": 5}, "rows * cols must be divisible by copies, got 5 * 5 and 4"),
         ({"colors": 2, "shapes": 4}, "colors * shapes must be at least rows * cols / copies = 9, got 2 * 4"),
         ({"colors": 9}, "colors must be in 1..8, got 9"),
+        ({"turns": 3}, "turns must be in 0..2, got 3"),
+        (
+            {"art": "flat"},
+            "art must be one of 'plain', 'outline', 'striped', 'checked', 'stencil', 'dark', got 'flat'",
+        ),
     ],
 )
 def test_impossible_levels_are_refused(knobs: dict[str, Any], message: str) -> None:
@@ -199,5 +205,97 @@ def test_impossible_levels_are_refused(knobs: dict[str, Any], message: str) -> N
 
 
 def test_named_levels_have_the_stated_pictures() -> None:
-    shapes = {level: make_game("shisen_sho", level).image_shape for level in ("tiny", "paper", "large")}
-    assert shapes == {"tiny": (48, 64, 3), "paper": (728, 728, 3), "large": (728, 728, 3)}
+    shapes = {level: make_game("shisen_sho", level).image_shape for level in level_ids("shisen_sho")}
+    square = (728, 728, 3)
+    assert shapes == {
+        "tiny": (48, 64, 3),
+        "small": (504, 504, 3),
+        "paper": square,
+        "straight": square,
+        "noisy": square,
+        "large": square,
+        "hard": square,
+    }
+
+
+# Red squares meet straight. Green circles meet through (0, 2) or (1, 1), green squares through (2, 3): one turn. Red
+# circles meet around the outside: two.
+TURNS_TEXT = "\n".join(
+    (
+        " Red circle | Green circle | - | Red circle ",
+        " Red square | - | Green circle | Green square ",
+        " Red square | Green square | - | - ",
+    )
+)
+STRAIGHT, ONE_TURN, TWO_TURNS = ((1, 0), (2, 0)), ((0, 1), (1, 2)), ((0, 0), (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("turns", "legal", "refused", "reason", "rule"),
+    [
+        (0, [STRAIGHT], ONE_TURN, "no straight path connects (0, 1) and (1, 2)", "and does not turn."),
+        (
+            1,
+            [ONE_TURN, STRAIGHT, ((1, 3), (2, 1))],
+            TWO_TURNS,
+            "no path of at most one turn connects (0, 0) and (0, 3)",
+            "and turns at most once.",
+        ),
+        (
+            2,
+            [TWO_TURNS, ONE_TURN, STRAIGHT, ((1, 3), (2, 1))],
+            ((0, 0), (0, 1)),
+            "the tiles must be equal, got Red circle and Green circle",
+            "and turns at most twice.",
+        ),
+    ],
+)
+def test_paths_have_as_many_turns_as_the_level_says(
+    turns: int, legal: list[Any], refused: Any, reason: str, rule: str
+) -> None:
+    game = make_game("shisen_sho", "tiny", turns=turns)
+    state = game.from_text(TURNS_TEXT)
+    assert game.legal_actions(state) == legal
+    assert game.step(state, refused).refused == reason
+    assert rule in game.prompt
+    # A path that leaves the board needs two turns to come back.
+    assert ("outside" in game.prompt) == (turns == 2)
+
+
+def test_without_turns_a_game_can_still_be_stuck() -> None:
+    game = make_game("shisen_sho", "tiny", turns=0)
+    row = " - | - | - | - "
+    state = game.from_text("\n".join((" Red circle | - | Red circle | - ", row, " - | Red square | - | Red square ")))
+    step = game.step(state, ((0, 0), (0, 2)))
+    assert not step.terminated
+    apart = game.from_text(
+        "\n".join((" Red circle | - | Red circle | - ", " - | Red square | - | - ", " - | - | - | Red square "))
+    )
+    step = game.step(apart, ((0, 0), (0, 2)))
+    assert step.terminated and step.info["cleared"] is False
+
+
+def test_mid_games_of_large_boards_with_few_turns_are_dealt() -> None:
+    """Random play is stuck after about 15 of 72 pairs there, so the solver has to play on."""
+    game = make_game("shisen_sho", "large", rows=8, cols=8, turns=1, copies=2)
+    states = [game.mid_game(seed) for seed in range(6)]
+    assert all(game.legal_actions(state) for state in states)
+    assert max(state.num_moves for state in states) > 20
+
+
+def test_the_tiny_level_stays_what_models_were_trained_on(tiny: AnyGame) -> None:
+    states = [start(seed) for start in (tiny.init, tiny.mid_game) for seed in range(50)]
+    texts = "\n\n".join(tiny.describe(state) + tiny.format_answer(tiny.solve(state)) for state in states)
+    assert sha256(texts.encode()).hexdigest()[:16] == "28c9fae584e0f796"
+    assert sha256(tiny.prompt.encode()).hexdigest()[:16] == "1add3c840e412f50"
+    # Means of red, green and blue of the 16 x 16 pixels of each sprite, so that a new Pillow may round differently.
+    means = [[244, 244, 244], [228, 137, 141], [228, 133, 138], [137, 196, 150], [133, 195, 147]]
+    sprites = np.array([tiny.render(tiny.from_text(_all(name)))[:16, :16] for name in ("-", *NAMES)])
+    assert np.abs(sprites.mean(axis=(1, 2)) - means).max() < 1
+
+
+NAMES = ("Red circle", "Red square", "Green circle", "Green square")
+
+
+def _all(name: str) -> str:
+    return "\n".join(["|".join([f" {name} "] * 4)] * 3)

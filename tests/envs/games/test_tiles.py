@@ -1,6 +1,6 @@
 import pytest
 
-from vlmgym_envs.games._tiles import TileSet
+from vlmgym_envs.games._tiles import PictureTiles, TileSet
 
 
 def test_a_tile_counts_shapes_first_then_colors() -> None:
@@ -30,3 +30,12 @@ def test_another_cell_is_refused(cell: str) -> None:
     with pytest.raises(ValueError) as error:
         TileSet(2, 3).read([["-", "-"], ["-", cell]], rows=2, cols=2)
     assert str(error.value) == f"row 1, col 1: {cell!r} is no tile of this level"
+
+
+def test_a_picture_is_called_like_its_class() -> None:
+    tiles = PictureTiles(("cat", "fire truck"))
+    assert (tiles.num_kinds, tiles.names()) == (2, ["-", "cat", "fire truck"])
+    assert tiles.write(bytes([1, 0, 2, 2]), cols=2) == " cat | - \n fire truck | fire truck "
+    assert tiles.read([["cat", "-"], ["fire truck", "fire truck"]], rows=2, cols=2) == bytes([1, 0, 2, 2])
+    with pytest.raises(ValueError, match="row 0, col 1: 'dog' is no tile of this level"):
+        tiles.read([["cat", "dog"]], rows=1, cols=2)

@@ -25,7 +25,7 @@ from vlmgym_envs.games._stream import new_stream
 from vlmgym_envs.games._tiles import EMPTY as NO_TILE
 from vlmgym_envs.games._tiles import TileSet
 from vlmgym_envs.level import BoardLevel, choice, knob
-from vlmgym_envs.shapes import COLORS, SHAPES, tile_atlas
+from vlmgym_envs.shapes import ARTS, COLORS, SHAPES, tile_atlas
 
 EMPTY = "Empty"
 
@@ -38,12 +38,16 @@ above, boards without a run are too rare to deal, and cascades too long."""
 
 @dataclass(frozen=True, slots=True)
 class SwapLevel(BoardLevel):
-    """Perception: colors, shapes and the knobs of `BoardLevel`. Reasoning: rows, cols, run_length, refill."""
+    """Perception: colors, shapes, art and the knobs of `BoardLevel`. Reasoning: rows, cols, run_length, refill.
+
+    run_length: how many equal tiles in a line vanish. refill: new tiles fill the gaps. art: how a tile is drawn.
+    """
 
     rows: int = knob(8, 3, 16)
     cols: int = knob(8, 3, 16)
     colors: int = knob(4, 1, len(COLORS))
     shapes: int = knob(3, 1, len(SHAPES))
+    art: str = choice("plain", ARTS)
     run_length: int = choice(3, (3, 4))
     refill: bool = choice(True, (True, False))
 
@@ -73,17 +77,19 @@ class SwapState:
 class Swap(Game[SwapLevel, SwapState, CellPair]):
     """The table of this module says what each method works with.
 
-    levels: `paper` fills 728 x 728 pixels, about the area of the paper's 640 x 840, with tiles of three 28 px patches.
+    levels: `paper` fills 672 x 672 pixels, near the area of the paper's 640 x 840, with tiles of three 28 px patches.
     """
 
     level_class = SwapLevel
     levels: ClassVar[Mapping[str, SwapLevel]] = {
         "tiny": SwapLevel(rows=4, cols=4, colors=2, shapes=2, tile_px=16, border_px=0),
-        "small": SwapLevel(rows=6, cols=6, colors=3, shapes=2, tile_px=84),
-        "paper": SwapLevel(tile_px=84),
-        "noisy": SwapLevel(tile_px=84, jitter=10, noise=24, distractors=24),
-        "large": SwapLevel(rows=12, cols=12, tile_px=56),
-        "hard": SwapLevel(rows=12, cols=12, tile_px=56, jitter=10, noise=24, distractors=24, refill=False),
+        "small": SwapLevel(rows=6, cols=6, colors=3, shapes=2, tile_px=84, border_px=0),
+        "paper": SwapLevel(tile_px=84, border_px=0),
+        "noisy": SwapLevel(tile_px=84, border_px=0, art="striped", jitter=8, noise=24, distractors=16),
+        "large": SwapLevel(rows=12, cols=12, tile_px=56, border_px=0),
+        "hard": SwapLevel(
+            rows=12, cols=12, refill=False, tile_px=56, border_px=0, art="dark", jitter=8, noise=24, distractors=24
+        ),
     }
 
     def __init__(self, level: SwapLevel, level_name: str = "custom") -> None:
@@ -279,5 +285,5 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
 @lru_cache(maxsize=16)
 def _painter(level: SwapLevel) -> BoardPainter:
     """One for all games of a level: its noise takes some megabytes."""
-    atlas = tile_atlas(level.colors, level.shapes, level.tile_px)
+    atlas = tile_atlas(level.colors, level.shapes, level.tile_px, level.art)
     return BoardPainter(level.rows, level.cols, atlas, level)

@@ -201,7 +201,7 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
                 f"The picture shows a match-3 board with {level.rows} rows and {level.cols} columns.",
                 "A move swaps two tiles that share an edge.",
                 f"It must line up {level.run_length} or more tiles of the same color and shape in a row or a column.",
-                f"Such lines vanish, the tiles above them fall, and {source}, as long as there are lines.",
+                f"Such lines vanish, the tiles above them fall, and {source}. This repeats while there are lines.",
                 "Cells are named (row, column); the top left cell is (0, 0).",
                 f"Colors: {', '.join(list(COLORS)[: level.colors])}.",
                 f"Shapes: {', '.join(SHAPES[: level.shapes])}.",

@@ -10,7 +10,9 @@ import typer
 
 from vlmgym import __version__
 from vlmgym.commands.bench import bench
+from vlmgym.commands.compare import compare
 from vlmgym.commands.docs import docs
+from vlmgym.commands.evaluate import evaluate
 from vlmgym.commands.levels import levels
 from vlmgym.commands.play import play
 from vlmgym.commands.train import train
@@ -26,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command("eval")(evaluate)
+app.command()(compare)
 app.command()(levels)
 app.command()(play)
 app.add_typer(bench, name="bench")

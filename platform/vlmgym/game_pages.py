@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from vlmgym.contact_sheet import fit
 from vlmgym.ladder import knobs, picture_size
@@ -62,7 +63,7 @@ def picture_file(game: AnyGame) -> bytes:
     """A PNG file of a mid-game board, at most IMAGE_PX wide and high; small ones are enlarged."""
     picture = fit(game.render(game.mid_game(SEED)), IMAGE_PX)
     file = io.BytesIO()
-    picture.quantize(NUM_COLORS).save(file, format="PNG", optimize=True)
+    picture.quantize(NUM_COLORS, Image.Quantize.FASTOCTREE).save(file, format="PNG", optimize=True)
     return file.getvalue()
 
 

@@ -80,6 +80,11 @@ def board_image(tiles: NDArray[np.integer], atlas: NDArray[np.uint8], border_px:
     """
     rows, cols = tiles.shape
     tile_px = atlas.shape[1]
+    if border_px == 0:
+        # Each line of pixels of each sprite is copied once, straight to its place.
+        lines = np.arange(len(atlas) * tile_px).reshape(len(atlas), tile_px)[tiles]
+        board: NDArray[np.uint8] = atlas.reshape(-1, tile_px * 3).take(lines.transpose(0, 2, 1), axis=0)
+        return board.reshape(rows * tile_px, cols * tile_px, 3)
     image = np.full((rows * tile_px + 2 * border_px, cols * tile_px + 2 * border_px, 3), WHITE, dtype=np.uint8)
     inner = image[border_px : border_px + rows * tile_px, border_px : border_px + cols * tile_px]
     strips = atlas.reshape(len(atlas), tile_px, tile_px * 3)

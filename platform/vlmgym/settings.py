@@ -95,6 +95,7 @@ class EngineSettings(Section):
     num_cpus: float = Field(1.0, ge=0, description="CPUs reserved per engine")
     num_gpus: float = Field(0.0, ge=0, description="GPUs reserved per engine")
     max_batch_size: int = Field(256, ge=1, description="most responses generated at once per engine")
+    timeout_s: float = Field(600.0, gt=0, description="a response that takes longer costs its group")
 
 
 class EnvRunnerSettings(Section):
@@ -103,6 +104,8 @@ class EnvRunnerSettings(Section):
     count: int = Field(4, ge=1, description="how many")
     envs_per_runner: int = Field(32, ge=1, description="groups in flight per runner")
     num_cpus: float = Field(1.0, ge=0, description="CPUs reserved per runner")
+    step_timeout_s: float = Field(60.0, gt=0, description="a step that takes longer costs its group")
+    reset_timeout_s: float = Field(60.0, gt=0, description="a reset that takes longer costs its group")
 
 
 class LearnerSettings(Section):
@@ -148,6 +151,12 @@ class GRPOSettings(Section):
     lr: float = Field(1e-6, gt=0, description="learning rate of AdamW")
     warmup_iterations: int = Field(0, ge=0, description="iterations over which the learning rate rises from 0")
     kl_coeff: float = Field(0.01, ge=0, description="weight of the k3 divergence from the start model; 0 keeps no copy")
+    max_weights_lag: int = Field(0, ge=0, description="updates that sampling may lag behind; 0 samples, then updates")
+    stale_groups: Literal["wait", "drop"] = Field("wait", description="what happens to groups before they lag too far")
+    importance_cap: float | None = Field(
+        None, ge=1, description="cap of truncated importance sampling; none takes the ratio to the sampler"
+    )
+    max_uninformative_groups: int = Field(0, ge=0, description="groups of equal rewards replaced per iteration")
     clip_low: float = Field(0.2, gt=0, lt=1, description="the ratio is clipped below 1 - clip_low")
     clip_high: float = Field(0.2, gt=0, description="the ratio is clipped above 1 + clip_high")
     grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")

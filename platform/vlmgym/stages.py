@@ -33,6 +33,10 @@ def grpo_config(job: Job, model_path: str) -> GRPOConfig:
     config.training(
         lr=warmup_schedule(settings.lr, settings.warmup_iterations, per_iteration),
         num_groups_per_train_batch=settings.groups,
+        max_weights_lag=settings.max_weights_lag,
+        stale_groups=settings.stale_groups,
+        importance_cap=settings.importance_cap,
+        max_uninformative_groups=settings.max_uninformative_groups,
         kl_coeff=settings.kl_coeff,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
@@ -123,6 +127,11 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
         num_cpus_per_engine=job.engine.num_cpus,
         num_gpus_per_engine=job.engine.num_gpus,
         engine_options={"max_batch_size": job.engine.max_batch_size},
+    )
+    config.timeouts(
+        env_step_timeout_s=job.env_runners.step_timeout_s,
+        env_reset_timeout_s=job.env_runners.reset_timeout_s,
+        generation_timeout_s=job.engine.timeout_s,
     )
     config.learners(
         num_learners=job.learners.count,

@@ -36,13 +36,20 @@ LEARNER_NAMES = {
     "logprob_mismatch/mean": "logprob_mismatch",
     "num_tokens": "num_tokens",
     "padding_fraction": "padding_fraction",
+    "num_image_mismatches": "num_image_mismatches",
 }
 TIMER_NAMES = {
     "timing_s/sample": "env_runner_sampling_timer",
     "timing_s/update": "learner_update_timer",
     "timing_s/sync_weights": "synch_weights",
 }
-TOP_NAMES = {"weights_version_lag": "weights_version_lag", "num_groups_dropped": "num_groups_dropped_lifetime"}
+TOP_NAMES = {
+    "weights_version_lag": "weights_version_lag",
+    "num_groups_requested": "num_groups_requested_lifetime",
+    "num_groups_dropped": "num_groups_dropped_lifetime",
+    "num_groups_stale": "num_groups_stale_lifetime",
+    "num_groups_uninformative": "num_groups_uninformative_lifetime",
+}
 
 
 def grpo_metrics(result: Mapping[str, Any]) -> dict[str, float]:

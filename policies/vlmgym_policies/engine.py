@@ -88,6 +88,8 @@ class Completion:
         (temperature applied, banned tokens removed); at temperature 0 the model's own at temperature 1.
     weights_version: version of the weights that produced every token of this completion.
     usage: as an endpoint counted it, which keeps the ids to itself; None where it counted nothing.
+    image_digests: per image of the prompt, a hash of the pixels the model saw and of how many tokens they became
+        (`VLMProcessor.image_digest`), for the learner to compare; empty where the engine cannot tell.
     """
 
     text: str
@@ -97,6 +99,7 @@ class Completion:
     finish_reason: FinishReason
     weights_version: int
     usage: Usage | None = None
+    image_digests: tuple[bytes, ...] = ()
 
 
 class NoWeightsError(RuntimeError):

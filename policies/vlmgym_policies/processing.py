@@ -7,6 +7,7 @@ import inspect
 import io
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -60,6 +61,7 @@ class VLMProcessor:
         self._token_ids = lru_cache(_CACHED_PROMPTS)(self._tokenize)
         self._chat = lru_cache(_CACHED_PROMPTS)(self._apply_chat_template)
         self._image_pixels = lru_cache(_CACHED_PROMPTS)(self._process_image)
+        self._digest = lru_cache(_CACHED_PROMPTS)(self._hash_image)
         self._placeholders_of_size: dict[tuple[int, int], str] = {}
 
     @property
@@ -92,6 +94,12 @@ class VLMProcessor:
         hidden = {*self.eos_token_ids, self.pad_token_id}
         text: str = self.tokenizer.decode([int(i) for i in token_ids if int(i) not in hidden])
         return text
+
+    def image_digest(self, image: bytes) -> bytes:
+        """16 bytes that stand for the tensors a picture becomes here, and for how many tokens: equal where the same
+        pixels were resized, normalised and cut alike.
+        """
+        return self._digest(image)
 
     def collate(
         self,
@@ -140,6 +148,13 @@ class VLMProcessor:
             pixels = self._image_pixels(image)
             self._placeholders_of_size[size] = self._processor.replace_image_token(pixels, image_idx=0)
         return self._placeholders_of_size[size]
+
+    def _hash_image(self, image: bytes) -> bytes:
+        hasher = blake2b(self._placeholders(image).encode(), digest_size=16)
+        for name, tensor in sorted(self._image_pixels(image).items()):
+            hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            hasher.update(tensor.contiguous().numpy().tobytes())
+        return hasher.digest()
 
     def _apply_chat_template(self, messages: tuple[tuple[str, str, int], ...]) -> str:
         chat = [{"role": role, "content": _content(text, num_images)} for role, text, num_images in messages]

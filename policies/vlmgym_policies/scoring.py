@@ -47,9 +47,10 @@ class RewardWeights:
             raise ValueError(f"reward weights are {', '.join(paper)}, got {', '.join(sorted(unknown))}")
         return cls(**{**paper, **overrides})
 
-    def score(self, game: Game[Any, Any, Any], state: Any, text: str, game_reward: float, legal: bool) -> Score:
-        """Scores the response `text` given in `state`, whose answer the environment has already played."""
-        response = parse_response(text)
+    def score(
+        self, game: Game[Any, Any, Any], state: Any, response: Response, game_reward: float, legal: bool
+    ) -> Score:
+        """Scores a response given in `state`, whose answer the environment has already played."""
         cells = perceived_cells(game, state, response)
         board = cells == 1.0
         reward = self.game * game_reward + self.perception * board + self.format * response.well_formed
@@ -60,15 +61,19 @@ def perceived_cells(game: Game[Any, Any, Any], state: Any, response: Response) -
     """Share of cells that the perception block names right: of the true board's, or of the block's if it has more."""
     if response.perception is None:
         return 0.0
-    truth, seen = game.cells(game.describe(state)), game.cells(response.perception)
+    text = game.describe(state)
+    if response.perception == text:
+        return 1.0
+    truth, seen = game.cells(text), game.cells(response.perception)
     right = sum(a == b for row, other in zip(truth, seen, strict=False) for a, b in zip(row, other, strict=False))
     return right / max(sum(map(len, truth)), sum(map(len, seen)))
 
 
 def judge(game: Game[Any, Any, Any], state: Any, text: str, weights: RewardWeights) -> Score:
     """Scores a response without an environment: +1 for progress, -1 otherwise, as `GameGroupEnv` does by default."""
+    response = parse_response(text)
     try:
-        step = game.step(state, game.parse(parse_response(text).answer or ""))
+        step = game.step(state, game.parse(response.answer or ""))
     except InvalidAnswer:
-        return weights.score(game, state, text, game_reward=-1.0, legal=False)
-    return weights.score(game, state, text, 1.0 if step.reward > 0 else -1.0, legal=step.refused is None)
+        return weights.score(game, state, response, game_reward=-1.0, legal=False)
+    return weights.score(game, state, response, 1.0 if step.reward > 0 else -1.0, legal=step.refused is None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,14 +19,11 @@ from ray.rllib.utils.metrics import (
 from ray.tune import PlacementGroupFactory
 
 from vlmgym.engine_actor import start_engines
+from vlmgym.grpo.collector import GroupCollector
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.group import log_group_stats
-from vlmgym.grpo.runner import DroppedGroup, PlayedGroup
+from vlmgym.grpo.runner import PlayedGroup
 from vlmgym.weights import push_weights
-
-RESTART_POLL_S = 0.5
-GROUPS_REQUESTED = "num_groups_requested_lifetime"
-GROUPS_DROPPED = "num_groups_dropped_lifetime"
 
 
 class GRPO(Algorithm):
@@ -56,9 +52,9 @@ class GRPO(Algorithm):
 
     def setup(self, config: Any) -> None:
         self._engines: list[Any] = []
-        self._next_group_id = 0
         self.played_groups: Sequence[PlayedGroup] = ()
         super().setup(config)
+        self._collector = GroupCollector(self.config, self.env_runner_group, self._bring_back)
         self._engines = start_engines(self.config)
         for group in (self.env_runner_group, self.eval_env_runner_group):
             if group is not None:
@@ -67,7 +63,7 @@ class GRPO(Algorithm):
 
     def training_step(self) -> None:
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER), reduce="mean", window=1):
-            self.played_groups = groups = self._collect(self.config.num_groups_per_train_batch)
+            self.played_groups = groups = self._collect()
         log_group_stats(self.metrics, [group.stats for group in groups], key=ENV_RUNNER_RESULTS)
         lag = self.weights_version - min(group.stats.weights_version for group in groups)
         self.metrics.log_value("weights_version_lag", lag, window=1)
@@ -86,65 +82,18 @@ class GRPO(Algorithm):
         """Handles of the engine actors; they serve `weights_version`."""
         return tuple(self._engines)
 
-    def _collect(self, wanted: int) -> list[PlayedGroup]:
-        """Plays `wanted` groups; a dropped one is replaced by a new one with the next id.
+    def _collect(self) -> list[PlayedGroup]:
+        groups = self._collector.take(self.weights_version)
+        self.metrics.aggregate(self._collector.metrics, key=ENV_RUNNER_RESULTS)
+        self._collector.metrics.clear()
+        for name, number in self._collector.counts._asdict().items():
+            self.metrics.log_value(f"num_groups_{name}_lifetime", number, window=1)
+        return groups
 
-        Raises:
-            RuntimeError: more than `max_dropped_groups` were dropped; carries the last reason.
-        """
-        played: list[PlayedGroup] = []
-        num_dropped = 0
-        while len(played) < wanted:
-            missing = wanted - len(played)
-            group_ids = range(self._next_group_id, self._next_group_id + missing)
-            self._next_group_id += missing
-            answers = self._ask_runners(group_ids)
-            played += [answer for answer in answers if isinstance(answer, PlayedGroup)]
-            dropped = [answer for answer in answers if isinstance(answer, DroppedGroup)]
-            num_dropped += len(dropped)
-            self.metrics.log_value(GROUPS_REQUESTED, missing, reduce="lifetime_sum")
-            self.metrics.log_value(GROUPS_DROPPED, len(dropped), reduce="lifetime_sum")
-            if num_dropped > self.config.max_dropped_groups:
-                raise RuntimeError(f"{num_dropped} groups were dropped in one iteration, last: {dropped[-1].reason}")
-            if dropped:
-                self.restore_env_runners(self.env_runner_group)
-                self._sync_weights()
-        return sorted(played)
-
-    def _ask_runners(self, group_ids: Sequence[int]) -> list[PlayedGroup | DroppedGroup]:
-        """Shares out ids over healthy runners; what a lost runner was asked for comes back as dropped."""
-        runners = self.env_runner_group
-        if runners.num_remote_env_runners() == 0:
-            samples = [runners.local_env_runner.sample_groups(group_ids)]
-        else:
-            healthy = self._wait_for_runners()
-            share = {worker: list(group_ids[i :: len(healthy)]) for i, worker in enumerate(healthy)}
-            share = {worker: ids for worker, ids in share.items() if ids}
-            samples = runners.foreach_env_runner(
-                "sample_groups",
-                kwargs=[{"group_ids": ids} for ids in share.values()],
-                remote_worker_ids=list(share),
-                local_env_runner=False,
-                timeout_seconds=None,
-            )
-        self.metrics.aggregate([sample.metrics for sample in samples], key=ENV_RUNNER_RESULTS)
-        answers = [answer for sample in samples for answer in sample.groups]
-        lost = set(group_ids) - {answer.group_id for answer in answers}
-        return [*answers, *(DroppedGroup(group_id, "its env runner was lost") for group_id in sorted(lost))]
-
-    def _wait_for_runners(self) -> list[int]:
-        """Ids of the healthy runners; where all are gone, waits for the first one that Ray has restarted.
-
-        Raises:
-            RuntimeError: none came back within `env_runner_restore_timeout_s`, or none is to be restarted.
-        """
-        deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
-        while not (healthy := self.env_runner_group.healthy_worker_ids()):
-            if not self.config.restart_failed_env_runners or time.monotonic() > deadline:
-                raise RuntimeError("no env runner is left; see fault_tolerance(restart_failed_env_runners=...)")
-            time.sleep(RESTART_POLL_S)
-            self.restore_env_runners(self.env_runner_group)
-        return list(healthy)
+    def _bring_back(self) -> None:
+        """Hands restarted runners their engines, and restarted engines the weights."""
+        self.restore_env_runners(self.env_runner_group)
+        self._sync_weights()
 
     def _update(self, groups: Sequence[PlayedGroup]) -> None:
         timesteps = {
@@ -171,11 +120,12 @@ class GRPO(Algorithm):
         return restored
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {**super().get_state(*args, **kwargs), "next_group_id": self._next_group_id}
+        return {**super().get_state(*args, **kwargs), "collector": self._collector.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self._next_group_id = state.get("next_group_id", self._next_group_id)
+        if "collector" in state:
+            self._collector.set_state(state["collector"])
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         super().restore_from_path(path, *args, **kwargs)

@@ -19,13 +19,15 @@ PROMPT_IDS = "prompt_ids"
 RESPONSE_IDS = "response_ids"
 RESPONSE_LOGPROBS = "response_logprobs"
 WEIGHTS_VERSION = "weights_version"
+IMAGE_DIGESTS = "image_digests"
 
 
 class TrainSequence(NamedTuple):
     """One decision to learn from: what the engine saw and sampled, never re-made from text.
 
     prompt_ids int32 [P], response_ids int32 [R]; old_logprobs float32 [R] of the sampler; weights float32 [R], how much
-    each response token counts; advantage of the whole response; images, PNG files in prompt order.
+    each response token counts; advantage of the whole response; images, PNG files in prompt order; image_digests, what
+    the sampler made of each of them, empty where it cannot tell.
     """
 
     prompt_ids: NDArray[np.int32]
@@ -34,6 +36,7 @@ class TrainSequence(NamedTuple):
     weights: NDArray[np.float32]
     advantage: float
     images: tuple[bytes, ...]
+    image_digests: tuple[bytes, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -78,6 +81,7 @@ class SequencesFromEpisodes(ConnectorV2):
                     weights=np.ones(len(response_ids), dtype=np.float32),
                     advantage=advantage,
                     images=prompt.images,
+                    image_digests=outputs[IMAGE_DIGESTS][turn],
                 )
                 self.add_batch_item(batch, SEQUENCES, record, branch)
         return batch
@@ -90,6 +94,19 @@ class SequencesToObjectArrays(ConnectorV2):
         for columns in batch.values():
             columns[SEQUENCES] = object_array(columns[SEQUENCES])
         return batch
+
+
+def without_mismatch(record: TrainSequence, processor: VLMProcessor) -> TrainSequence:
+    """The record itself where this processor sees its images as the sampler did; else one that counts for nothing.
+
+    What counts for nothing keeps its text, so that every learner still has its sequences, and no image, since the
+    number of its tokens may be wrong, too.
+    """
+    seen = tuple(processor.image_digest(image) for image in record.images)
+    if not record.image_digests or record.image_digests == seen:
+        return record
+    text = record.prompt_ids[record.prompt_ids != processor.image_token_id]
+    return record._replace(prompt_ids=text, images=(), weights=np.zeros_like(record.weights))
 
 
 def object_array(records: Sequence[TrainSequence]) -> NDArray[np.object_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.learner import AgentToModuleMapping
@@ -41,6 +41,13 @@ class GRPOConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or GRPO)
         self.num_groups_per_train_batch = 128
         self.max_dropped_groups = 128
+        self.max_uninformative_groups = 0
+        self.max_weights_lag = 0
+        self.stale_groups = "wait"
+        self.importance_cap: float | None = None
+        self.env_step_timeout_s = 60.0
+        self.env_reset_timeout_s = 60.0
+        self.generation_timeout_s = 600.0
         self.clip_low = 0.2
         self.clip_high = 0.2
         self.kl_coeff = 0.01
@@ -92,6 +99,10 @@ class GRPOConfig(AlgorithmConfig):
         *,
         num_groups_per_train_batch: int = NotProvided,
         max_dropped_groups: int = NotProvided,
+        max_uninformative_groups: int = NotProvided,
+        max_weights_lag: int = NotProvided,
+        stale_groups: Literal["wait", "drop"] = NotProvided,
+        importance_cap: float | None = NotProvided,
         clip_low: float = NotProvided,
         clip_high: float = NotProvided,
         kl_coeff: float = NotProvided,
@@ -105,6 +116,14 @@ class GRPOConfig(AlgorithmConfig):
         Args:
             num_groups_per_train_batch: start states per iteration, over all runners.
             max_dropped_groups: faulty groups per iteration that are replaced before the run stops with their reason.
+            max_uninformative_groups: groups per iteration whose rewards are all equal that are replaced by new ones
+                (dynamic sampling of DAPO, arXiv 2503.14476, bounded); the paper replaces none.
+            max_weights_lag: how many updates behind the learners the weights may be that a group was asked for with.
+                0 samples and updates in turn; above, sampling goes on while learners update.
+            stale_groups: "wait" for groups before they are too old; "drop" and replace those that are.
+            importance_cap: None takes the ratio to the sampler's log-probabilities, as in the paper; a number C takes
+                the ratio to the learner's own before the update, and weighs each token by min(learner / sampler, C)
+                (truncated importance sampling).
             clip_low: lower clip of the ratio is 1 - clip_low.
             clip_high: upper clip of the ratio is 1 + clip_high.
             kl_coeff: weight of the k3 KL to the start model; 0 leaves the reference out.
@@ -117,6 +136,10 @@ class GRPOConfig(AlgorithmConfig):
         return self._set(
             num_groups_per_train_batch=num_groups_per_train_batch,
             max_dropped_groups=max_dropped_groups,
+            max_uninformative_groups=max_uninformative_groups,
+            max_weights_lag=max_weights_lag,
+            stale_groups=stale_groups,
+            importance_cap=importance_cap,
             clip_low=clip_low,
             clip_high=clip_high,
             kl_coeff=kl_coeff,
@@ -143,6 +166,20 @@ class GRPOConfig(AlgorithmConfig):
             engine_options=engine_options,
         )
 
+    def timeouts(
+        self,
+        *,
+        env_step_timeout_s: float = NotProvided,
+        env_reset_timeout_s: float = NotProvided,
+        generation_timeout_s: float = NotProvided,
+    ) -> Self:
+        """How long an environment or an engine may take before the group that waits for it is replaced."""
+        return self._set(
+            env_step_timeout_s=env_step_timeout_s,
+            env_reset_timeout_s=env_reset_timeout_s,
+            generation_timeout_s=generation_timeout_s,
+        )
+
     def sampling(self, *, temperature: float = NotProvided, max_tokens: int = NotProvided) -> Self:
         """How responses are drawn in training; evaluation with `explore=False` is greedy."""
         return self._set(temperature=temperature, max_tokens=max_tokens)
@@ -162,6 +199,16 @@ class GRPOConfig(AlgorithmConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         self._check_shared_evenly("num_groups_per_train_batch")
+        for name in ("max_dropped_groups", "max_uninformative_groups", "max_weights_lag"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("env_step_timeout_s", "env_reset_timeout_s", "generation_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.stale_groups not in ("wait", "drop"):
+            raise ValueError(f"stale_groups must be 'wait' or 'drop', got {self.stale_groups!r}")
+        if self.importance_cap is not None and self.importance_cap < 1:
+            raise ValueError(f"importance_cap must be at least 1, got {self.importance_cap}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0 in training, got {self.temperature}")
         if self.engine_type not in ENGINES:

@@ -16,7 +16,8 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 
-from vlmgym.grpo.batching import PROMPT_IDS, RESPONSE_IDS, RESPONSE_LOGPROBS, WEIGHTS_VERSION
+from vlmgym.grpo.batching import IMAGE_DIGESTS, PROMPT_IDS, RESPONSE_IDS, RESPONSE_LOGPROBS, WEIGHTS_VERSION
+from vlmgym.grpo.env_thread import EnvThread
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.engine import Completion, Prompt, Sampling
 from vlmgym_policies.prompting import make_prompt
@@ -43,14 +44,24 @@ class GroupStats(NamedTuple):
 
 
 class GroupPlayer:
-    """Plays group `group_id` of a run in `env`, answers from `engine`.
+    """Plays group `group_id` of a run in `environment`, answers from `engine`.
 
     What the group is depends on the run's seed and `group_id` alone. Coroutines live here and not on the env runner,
     whose Ray actor one of them would turn into an asyncio actor. `on_episode(name, episode)` makes RLlib's callbacks.
     """
 
-    def __init__(self, config: Any, env: Any, engine: Any, group_id: int, explore: bool, on_episode: OnEpisode) -> None:
-        self._env = env
+    def __init__(
+        self,
+        config: Any,
+        environment: EnvThread,
+        engine: Any,
+        group_id: int,
+        explore: bool,
+        on_episode: OnEpisode,
+    ) -> None:
+        self._environment = environment
+        self._env = env = environment.env
+        self._config = config
         self._engine = engine
         self._on_episode = on_episode
         self._weights = RewardWeights.of(env.game.id, **config.reward_weights)
@@ -61,13 +72,19 @@ class GroupPlayer:
         self._episode = MultiAgentEpisode(agent_to_module_mapping_fn=config.policy_mapping_fn)
 
     async def play(self) -> MultiAgentEpisode:
-        observations, infos = self._env.reset(seed=_seed(self._entropy))
+        timeout_s = self._config.env_reset_timeout_s
+        observations, infos = await self._environment.call("reset", timeout_s, seed=_seed(self._entropy))
         start = {agent: self._prompt(agent, observations[agent]) for agent in observations}
         self._on_episode("on_episode_created", self._episode)
         self._episode.add_env_reset(observations=start, infos=infos)
         self._on_episode("on_episode_start", self._episode)
         self._alive = set(start)
-        await asyncio.gather(*(self._play_branch(agent, prompt) for agent, prompt in start.items()))
+        branches = [asyncio.ensure_future(self._play_branch(agent, prompt)) for agent, prompt in start.items()]
+        try:
+            await asyncio.gather(*branches)
+        finally:
+            for branch in branches:
+                branch.cancel()
         self._on_episode("on_episode_end", self._episode)
         return self._episode
 
@@ -76,17 +93,28 @@ class GroupPlayer:
         while agent in self._alive:
             seed = _seed([*self._entropy, self._env.possible_agents.index(agent), turn])
             sampling = Sampling(temperature=self._temperature, max_tokens=self._max_tokens, seed=seed)
-            (completion,) = await self._engine.generate.remote([prompt], sampling)
-            prompt = self._step(agent, completion)
+            (completion,) = await self._generate(prompt, sampling)
+            prompt = await self._step(agent, completion)
             turn += 1
 
-    def _step(self, agent: str, completion: Completion) -> Prompt:
+    async def _generate(self, prompt: Prompt, sampling: Sampling) -> Sequence[Completion]:
+        timeout_s = self._config.generation_timeout_s
+        answer = asyncio.ensure_future(self._engine.generate.remote([prompt], sampling))
+        try:
+            completions: Sequence[Completion] = await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"generation took longer than {timeout_s:g} s") from error
+        return completions
+
+    async def _step(self, agent: str, completion: Completion) -> Prompt:
         """Plays one answer, records the step with its score, and returns the next prompt."""
         state = self._env.states[agent]
-        answer = parse_response(completion.text).answer or ""
-        observations, rewards, terminated, truncated, infos = self._env.step({agent: answer})
+        response = parse_response(completion.text)
+        answers = {agent: response.answer or ""}
+        result = await self._environment.call("step", self._config.env_step_timeout_s, answers)
+        observations, rewards, terminated, truncated, infos = result
         info = infos[agent]
-        score = self._weights.score(self._env.game, state, completion.text, rewards[agent], info["legal"])
+        score = self._weights.score(self._env.game, state, response, rewards[agent], info["legal"])
         done = terminated[agent] or truncated[agent]
         if done:
             self._alive.discard(agent)
@@ -105,6 +133,7 @@ class GroupPlayer:
                     RESPONSE_IDS: completion.token_ids,
                     RESPONSE_LOGPROBS: completion.logprobs,
                     WEIGHTS_VERSION: completion.weights_version,
+                    IMAGE_DIGESTS: completion.image_digests,
                 }
             },
         )

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 
-from vlmgym.grpo.batching import SEQUENCES, MicroBatch, TrainSequence, collate, plan_micro_batches
-from vlmgym.grpo.loss import clipped_surrogate, k3_divergence, masked_sum
+from vlmgym.grpo.batching import SEQUENCES, MicroBatch, TrainSequence, collate, plan_micro_batches, without_mismatch
+from vlmgym.grpo.loss import clipped_surrogate, k3_divergence, masked_sum, truncated_importance
 from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS, VLMModule
 
 
@@ -41,8 +41,12 @@ class GRPOLearner(TorchLearner):
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: MicroBatch, fwd_out: Any) -> torch.Tensor:
         """Clipped surrogate plus k3 KL to the frozen start model, summed over the micro-batch's response tokens."""
         logprobs, mask = fwd_out[LOGPROBS], batch.weights
-        token = clipped_surrogate(logprobs, batch.old_logprobs, batch.advantages, config.clip_low, config.clip_high)
-        loss = masked_sum(token.policy, mask)
+        old_logprobs, importance = batch.old_logprobs, torch.ones_like(mask)
+        if config.importance_cap is not None:
+            importance = truncated_importance(logprobs, old_logprobs, config.importance_cap)
+            old_logprobs = logprobs.detach()
+        token = clipped_surrogate(logprobs, old_logprobs, batch.advantages, config.clip_low, config.clip_high)
+        loss = masked_sum(importance * token.policy, mask)
         self._add("policy_loss", loss)
         if REFERENCE_LOGPROBS in fwd_out:
             kl = masked_sum(k3_divergence(logprobs, fwd_out[REFERENCE_LOGPROBS]), mask)
@@ -76,7 +80,7 @@ class GRPOLearner(TorchLearner):
         self.apply_gradients(self.postprocess_gradients(gradients))
         return {}, losses, {}
 
-    def _accumulate(self, module_id: str, records: Sequence[TrainSequence]) -> torch.Tensor:
+    def _accumulate(self, module_id: str, given: Sequence[TrainSequence]) -> torch.Tensor:
         """Backward passes of all micro-batches; gradients add up to those of one batch over all learners.
 
         Every learner runs the same number of rounds, hence of collectives; one that has fewer micro-batches repeats its
@@ -85,6 +89,9 @@ class GRPOLearner(TorchLearner):
         module = self.module[module_id]
         processor = _vlm(module).processor
         assert processor is not None, "learners hold the whole module"
+        records = [without_mismatch(record, processor) for record in given]
+        num_mismatches = sum(new is not old for new, old in zip(records, given, strict=True))
+        self.metrics.log_value((module_id, "num_image_mismatches"), num_mismatches, reduce="sum")
         config = self.config.get_config_for_module(module_id)
         plan = plan_micro_batches([record.num_tokens for record in records], config.micro_batch_tokens)
         total_weight = self._over_learners(sum(float(record.weights.sum()) for record in records), dist.ReduceOp.SUM)

@@ -28,6 +28,14 @@ def clipped_surrogate(
     return TokenLoss(-torch.minimum(unclipped, bounded), (bounded < unclipped).float(), ratio)
 
 
+def truncated_importance(logprobs: torch.Tensor, sampler_logprobs: torch.Tensor, cap: float) -> torch.Tensor:
+    """min(exp(logprobs - sampler_logprobs), cap) per token, without gradient: what sampled data weigh under the policy.
+
+    Ionides 2008, "Truncated importance sampling"; per token as in Yao et al. 2025 on sampler-learner mismatch.
+    """
+    return torch.exp(logprobs.detach() - sampler_logprobs).clamp(max=cap)
+
+
 def k3_divergence(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.Tensor:
     """exp(d) - d - 1 with d = reference_logprobs - logprobs: an unbiased estimate of KL(policy || reference) per token.
 

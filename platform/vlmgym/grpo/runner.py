@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from threading import Lock
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import ray
@@ -18,9 +17,9 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group import GroupPlayer, GroupStats, group_stats, log_group_stats
-
-Outcome: TypeAlias = MultiAgentEpisode | Exception
+from vlmgym.grpo.group_loop import GroupLoop, Ticket
 
 
 class PlayedGroup(NamedTuple):
@@ -39,7 +38,7 @@ class DroppedGroup(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What `sample_groups` returns; `metrics` is what callbacks logged."""
+    """What finished since the last call; `metrics` is what callbacks logged."""
 
     groups: list[PlayedGroup | DroppedGroup]
     metrics: dict[str, Any]
@@ -48,7 +47,8 @@ class Sample(NamedTuple):
 class VLMEnvRunner(EnvRunner, Checkpointable):
     """Holds environments and no weights; the algorithm hands it engine actors.
 
-    `num_envs_per_env_runner` groups are in flight at once.
+    `num_envs_per_env_runner` groups are in flight at once, in a thread of their own: they go on while the algorithm
+    does something else.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
@@ -57,8 +57,10 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.spaces = kwargs.get("spaces") or {}
         self._callbacks = [make() for make in force_list(self.config.callbacks_class)]
         self._engines: list[Any] = []
-        self._environments: list[Any] = []
-        self._finished: list[GroupStats] = []
+        self._environments: list[EnvThread] = []
+        self._groups: GroupLoop[MultiAgentEpisode] | None = None
+        self._metrics_lock = Lock()
+        self._evaluated: list[GroupStats] = []
         self._next_group_id = 0
         if self.worker_index is None or self.worker_index > 0 or self.config.num_env_runners == 0:
             self.make_env()
@@ -66,15 +68,27 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def set_engines(self, engines: Sequence[Any]) -> None:
         self._engines = list(engines)
 
-    def sample_groups(self, group_ids: Sequence[int]) -> Sample:
-        """Plays these groups; episodes stay in the object store, so only references go through the driver."""
+    def play(self, group_ids: Sequence[int]) -> None:
+        """Queues these groups and returns at once; `finished` tells what became of them.
+
+        Raises:
+            RuntimeError: there are no engines.
+        """
+        self._submit(group_ids, explore=True)
+
+    def finished(self, timeout_s: float) -> Sample:
+        """Groups that `play` was asked for and that ended; waits for the first of them at most `timeout_s`.
+
+        Episodes stay in the object store, so only references go through the driver.
+        """
         groups: list[PlayedGroup | DroppedGroup] = []
-        for group_id, outcome in self._play(group_ids, explore=True):
+        for group_id, outcome in self._take(timeout_s):
             if isinstance(outcome, Exception):
                 groups.append(DroppedGroup(group_id, f"{type(outcome).__name__}: {outcome}"))
             else:
                 groups.append(PlayedGroup(group_id, ray.put([outcome]), group_stats(outcome)))
-        return Sample(groups, self.metrics.reduce())
+        with self._metrics_lock:
+            return Sample(groups, self.metrics.reduce())
 
     def sample(
         self,
@@ -98,20 +112,24 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         episodes: list[MultiAgentEpisode] = []
         while (missing := _missing(episodes, num_episodes, num_timesteps)) > 0:
             first, self._next_group_id = self._next_group_id, self._next_group_id + missing
-            outcomes = [outcome for _, outcome in self._play(range(first, self._next_group_id), explore)]
-            played = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+            self._submit(range(first, self._next_group_id), explore)
+            outcomes: list[tuple[int, MultiAgentEpisode | Exception]] = []
+            while len(outcomes) < missing:
+                outcomes += self._take(None)
+            played = [outcome for _, outcome in sorted(outcomes, key=_group_id) if not isinstance(outcome, Exception)]
             if not played:
-                raise next(outcome for outcome in outcomes if isinstance(outcome, Exception))
+                raise next(outcome for _, outcome in outcomes if isinstance(outcome, Exception))
             episodes += played
-        self._finished += [group_stats(episode) for episode in episodes]
+        self._evaluated += [group_stats(episode) for episode in episodes]
         return episodes
 
     def get_metrics(self) -> dict[str, Any]:
         """Means over the groups that `sample` finished since the last call, and what callbacks logged."""
-        if self._finished:
-            log_group_stats(self.metrics, self._finished, key=None)
-        self._finished = []
-        metrics: dict[str, Any] = self.metrics.reduce()
+        with self._metrics_lock:
+            if self._evaluated:
+                log_group_stats(self.metrics, self._evaluated, key=None)
+            self._evaluated = []
+            metrics: dict[str, Any] = self.metrics.reduce()
         return metrics
 
     def make_env(self) -> None:
@@ -121,7 +139,10 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         named = isinstance(self.config.env, str)
         self._create = _global_registry.get(ENV_CREATOR, self.config.env) if named else self.config.env
         self._environments = [self._new_env() for _ in range(self.config.num_envs_per_env_runner)]
-        self.env = self._environments[0]
+        self.env = self._environments[0].env
+        if self._groups is not None:
+            self._groups.stop()
+        self._groups = GroupLoop(self._play_group, len(self._environments))
 
     def make_module(self) -> None:
         """None: the policy lives in the engines."""
@@ -132,7 +153,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def get_spaces(self) -> dict[str, Any]:
         if not self._environments:
             return dict(self.spaces)
-        env = self._environments[0]
+        env = self._environments[0].env
         observations = {agent: env.get_observation_space(agent) for agent in env.possible_agents}
         actions = {agent: env.get_action_space(agent) for agent in env.possible_agents}
         both = gym.spaces.Dict(observations), gym.spaces.Dict(actions)
@@ -152,55 +173,57 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         return []
 
     def stop(self) -> None:
-        for env in self._environments:
-            env.close()
+        if self._groups is not None:
+            self._groups.stop()
+        for environment in self._environments:
+            environment.close()
 
-    def _play(self, group_ids: Iterable[int], explore: bool) -> list[tuple[int, Outcome]]:
-        if not self._engines:
+    def _submit(self, group_ids: Iterable[int], explore: bool) -> None:
+        if not self._engines or self._groups is None:
             raise RuntimeError("this runner has no engines: GRPO hands them out in setup")
-        outcomes = asyncio.run(self._play_all(deque(group_ids), explore))
-        episodes = [outcome for _, outcome in outcomes if not isinstance(outcome, Exception)]
-        self._call_back("on_sample_end", samples=episodes)
-        return sorted(outcomes, key=lambda outcome: outcome[0])
+        self._groups.submit(Ticket(group_id, explore) for group_id in group_ids)
 
-    def _play_all(self, waiting: deque[int], explore: bool) -> Any:
-        """A coroutine that keeps every environment busy until all groups are played; a fault costs its group alone."""
-        outcomes: list[tuple[int, Outcome]] = []
+    def _take(self, timeout_s: float | None) -> list[tuple[int, MultiAgentEpisode | Exception]]:
+        assert self._groups is not None
+        finished = [(group.group_id, group.outcome) for group in self._groups.take(timeout_s)]
+        episodes = [outcome for _, outcome in finished if not isinstance(outcome, Exception)]
+        if finished:
+            self._call_back("on_sample_end", samples=episodes)
+        return finished
 
-        async def play_on(slot: int) -> None:
-            while waiting:
-                group_id = waiting.popleft()
-                engine = self._engines[group_id % len(self._engines)]
-                env = self._environments[slot]
-                player = GroupPlayer(self.config, env, engine, group_id, explore, self._on_episode)
-                try:
-                    outcomes.append((group_id, await player.play()))
-                except Exception as error:
-                    outcomes.append((group_id, error))
-                    self._environments[slot] = self._new_env()
+    async def _play_group(self, slot: int, ticket: Ticket) -> MultiAgentEpisode:
+        """Plays one group in the environment of `slot`, which is replaced where it met a fault."""
+        engine = self._engines[ticket.group_id % len(self._engines)]
+        environment = self._environments[slot]
+        player = GroupPlayer(self.config, environment, engine, ticket.group_id, ticket.explore, self._on_episode)
+        try:
+            return await player.play()
+        except Exception:
+            environment.close()
+            self._environments[slot] = self._new_env()
+            raise
 
-        async def play_all() -> list[tuple[int, Outcome]]:
-            await asyncio.gather(*(play_on(slot) for slot in range(len(self._environments))))
-            return outcomes
-
-        return play_all()
-
-    def _new_env(self) -> Any:
+    def _new_env(self) -> EnvThread:
         env = self._create(self._context)
         self._call_back("on_environment_created", env=env, env_context=self._context)
-        return env
+        return EnvThread(env)
 
     def _on_episode(self, name: str, episode: MultiAgentEpisode) -> None:
         extra: dict[str, Any] = {"prev_episode_chunks": []} if name == "on_episode_end" else {}
         self._call_back(name, episode=episode, env=self.env, rl_module=None, env_index=0, **extra)
 
     def _call_back(self, name: str, **arguments: Any) -> None:
-        make_callback(
-            name,
-            callbacks_objects=self._callbacks,
-            callbacks_functions=getattr(self.config, f"callbacks_{name}"),
-            kwargs={"env_runner": self, "metrics_logger": self.metrics, **arguments},
-        )
+        with self._metrics_lock:
+            make_callback(
+                name,
+                callbacks_objects=self._callbacks,
+                callbacks_functions=getattr(self.config, f"callbacks_{name}"),
+                kwargs={"env_runner": self, "metrics_logger": self.metrics, **arguments},
+            )
+
+
+def _group_id(finished: tuple[int, Any]) -> int:
+    return finished[0]
 
 
 def _missing(episodes: Sequence[MultiAgentEpisode], num_episodes: int | None, num_timesteps: int | None) -> int:

@@ -135,12 +135,14 @@ def complete(
     model.generate(**inputs, logits_processor=LogitsProcessorList([sampler]))
     token_ids, logprobs = sampler.drawn()
     return [
-        _completion(processor, prompt_ids, token_ids[row][: s.max_tokens], logprobs[row], version)
-        for row, (prompt_ids, s) in enumerate(zip(encoded, samplings, strict=True))
+        _completion(processor, prompt, prompt_ids, token_ids[row][: s.max_tokens], logprobs[row], version)
+        for row, ((prompt, s, _), prompt_ids) in enumerate(zip(requests, encoded, strict=True))
     ]
 
 
-def _completion(processor: VLMProcessor, prompt_ids: Any, token_ids: Any, logprobs: Any, version: int) -> Completion:
+def _completion(
+    processor: VLMProcessor, prompt: Prompt, prompt_ids: Any, token_ids: Any, logprobs: Any, version: int
+) -> Completion:
     ends = np.flatnonzero(np.isin(token_ids, processor.eos_token_ids))
     length = int(ends[0]) + 1 if len(ends) else len(token_ids)
     return Completion(
@@ -150,6 +152,7 @@ def _completion(processor: VLMProcessor, prompt_ids: Any, token_ids: Any, logpro
         logprobs=logprobs[:length].astype(np.float32),
         finish_reason="stop" if len(ends) else "length",
         weights_version=version,
+        image_digests=tuple(processor.image_digest(image) for image in prompt.images),
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,38 @@ def test_a_faulty_env_costs_its_group_alone(make_config, build):
     assert dropped == 1 and len(played) == len(set(played)) == 4 and max(played) == 4
     assert result["num_groups_requested_lifetime"] == 5
     assert result["learners"]["policy"]["num_sequences"] == 12
+
+
+class HangingEnv(GameGroupEnv):
+    """The second one that is made hangs in every step; the others work."""
+
+    made = 0
+
+    def __init__(self, config):
+        super().__init__(config)
+        HangingEnv.made += 1
+        self.number = HangingEnv.made
+
+    def step(self, actions):
+        if self.number == 2:
+            time.sleep(60.0)
+        return super().step(actions)
+
+
+def test_sampling_goes_on_while_learners_update_and_a_hung_step_costs_its_group(make_config, build):
+    config = make_config().environment(HangingEnv).env_runners(num_env_runners=0)
+    config.training(max_weights_lag=1, importance_cap=2.0).timeouts(env_step_timeout_s=2.0)
+    algorithm = build(config)
+    lags = []
+    for _ in range(3):
+        result = algorithm.train()
+        lags.append(result["weights_version_lag"])
+        ends = ("delivered", "dropped", "stale", "uninformative", "unfinished")
+        counts = {name: result[f"num_groups_{name}_lifetime"] for name in ("requested", *ends)}
+        assert counts["requested"] == sum(counts[name] for name in ends) and counts["unfinished"] <= 4
+    assert lags[0] == 0 and max(lags) == 1
+    assert counts["delivered"] == 12 and counts["dropped"] == 1
+    assert np.isfinite(result["learners"]["policy"]["loss"])
 
 
 def test_an_env_that_never_works_stops_the_run_with_its_reason(make_config, build):

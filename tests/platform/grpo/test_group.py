@@ -1,12 +1,14 @@
 """One group, played against a scripted engine without Ray's actors."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from vlmgym.grpo.config import policy_for
+from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group import SCORE, GroupPlayer, group_stats
 from vlmgym_envs.rllib import GameGroupEnv
 from vlmgym_policies.answers import parse_response, write_response
@@ -28,14 +30,15 @@ class LocalHandle:
 
 def config(**changes):
     values = {"seed": 3, "in_evaluation": False, "temperature": 1.0, "max_tokens": 64, "reward_weights": {}}
+    values |= {"env_step_timeout_s": 10.0, "env_reset_timeout_s": 10.0, "generation_timeout_s": 10.0}
     return SimpleNamespace(**{**values, "policy_mapping_fn": policy_for, **changes})
 
 
-def play(writer, *, group_id=0, explore=True, events=None, env=None, **env_config):
+def play(writer, *, group_id=0, explore=True, events=None, env=None, timeouts=None, **env_config):
     env = env or GameGroupEnv({"game": "shisen_sho", "level": "tiny", "group_size": 3, **env_config})
     engine = LocalHandle(writer)
     on_episode = lambda name, episode: events.append(name) if events is not None else None  # noqa: E731
-    player = GroupPlayer(config(), env, engine, group_id, explore, on_episode)
+    player = GroupPlayer(config(**(timeouts or {})), EnvThread(env), engine, group_id, explore, on_episode)
     return asyncio.run(player.play()), env, engine
 
 
@@ -119,5 +122,56 @@ def test_greedy_groups_ask_at_temperature_zero(game):
 
     engine.generate = SimpleNamespace(remote=spy)
     env = GameGroupEnv({"game": "shisen_sho", "level": "tiny", "group_size": 2})
-    asyncio.run(GroupPlayer(config(), env, engine, 0, False, lambda *_: None).play())
+    asyncio.run(GroupPlayer(config(), EnvThread(env), engine, 0, False, lambda *_: None).play())
     assert asked == [0.0, 0.0]
+
+
+class HangingEnv(GameGroupEnv):
+    def __init__(self, config, method):
+        super().__init__(config)
+        self.method = method
+
+    def reset(self, **kwargs):
+        return self.hang("reset") or super().reset(**kwargs)
+
+    def step(self, actions):
+        return self.hang("step") or super().step(actions)
+
+    def hang(self, method):
+        if method == self.method:
+            time.sleep(5.0)
+
+
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_an_environment_that_hangs_costs_a_time_out(game, method):
+    env = HangingEnv({"game": "shisen_sho", "level": "tiny", "group_size": 2}, method)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match=rf"env\.{method} took longer than 0\.2 s"):
+        play(solver(game), env=env, timeouts={f"env_{method}_timeout_s": 0.2})
+    assert time.monotonic() - started < 4.0
+
+
+def test_an_engine_that_hangs_costs_a_time_out():
+    class HangingHandle(LocalHandle):
+        async def _generate(self, prompts, sampling):
+            await asyncio.sleep(5.0)
+
+    env = EnvThread(GameGroupEnv({"game": "shisen_sho", "level": "tiny", "group_size": 2}))
+    player = GroupPlayer(config(generation_timeout_s=0.2), env, HangingHandle(None), 0, True, lambda *_: None)
+    with pytest.raises(TimeoutError, match=r"generation took longer than 0\.2 s"):
+        asyncio.run(player.play())
+
+
+def test_a_branch_that_fails_ends_the_others(game):
+    env = GameGroupEnv({"game": "shisen_sho", "level": "tiny", "group_size": 3, "num_turns": 50})
+    calls = []
+
+    def write(prompt, rng):
+        calls.append(prompt)
+        if len(calls) == 4:
+            raise OSError("the engine is gone")
+        return "nothing"
+
+    with pytest.raises(OSError, match="the engine is gone"):
+        play(write, env=env)
+    assert len(calls) < 12

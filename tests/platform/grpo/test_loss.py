@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from vlmgym.grpo.loss import clipped_surrogate, k3_divergence, masked_sum
+from vlmgym.grpo.loss import clipped_surrogate, k3_divergence, masked_sum, truncated_importance
 
 
 def test_clipped_surrogate_by_hand():
@@ -35,3 +35,11 @@ def test_k3_by_hand():
 
 def test_masked_sum_ignores_what_does_not_count():
     assert masked_sum(torch.tensor([1.0, 100.0, 2.0]), torch.tensor([1.0, 0.0, 5.0])) == 11.0
+
+
+def test_truncated_importance_by_hand():
+    """Policy over sampler: 3 is capped to 2, 0.5 stays; and it carries no gradient."""
+    logprobs = torch.tensor([math.log(0.6), math.log(0.1)], requires_grad=True)
+    weights = truncated_importance(logprobs, torch.tensor([math.log(0.2), math.log(0.2)]), cap=2.0)
+    torch.testing.assert_close(weights, torch.tensor([2.0, 0.5]))
+    assert not weights.requires_grad

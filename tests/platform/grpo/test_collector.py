@@ -1,0 +1,190 @@
+"""Batches of groups from runners that a test controls, without Ray."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlmgym.grpo.collector import GroupCollector
+from vlmgym.grpo.group import GroupStats
+from vlmgym.grpo.runner import DroppedGroup, PlayedGroup, Sample
+
+STATS = GroupStats(*[0.0] * 9, num_decisions=2, weights_version=0)
+
+
+def played(group_id, return_std=1.0):
+    return PlayedGroup(group_id, None, STATS._replace(return_std=return_std))
+
+
+class FakeRunners:
+    """Runners 1..n; `answer(runner, group_id)` decides what becomes of a group: an answer, or None for not yet."""
+
+    def __init__(self, answer, num=2):
+        self.answer = answer
+        self.healthy = list(range(1, num + 1))
+        self.asked = {runner: [] for runner in self.healthy}
+
+    def num_remote_env_runners(self):
+        return len(self.asked)
+
+    def healthy_worker_ids(self):
+        return self.healthy
+
+    def foreach_env_runner(self, method, *, kwargs, remote_worker_ids=None, local_env_runner):
+        assert local_env_runner is False
+        if method == "play":
+            for runner, arguments in zip(remote_worker_ids, kwargs, strict=True):
+                self.asked[runner] += arguments["group_ids"]
+            return []
+        samples = []
+        for runner in list(self.healthy):
+            answers = [(group_id, self.answer(runner, group_id)) for group_id in self.asked[runner]]
+            self.asked[runner] = [group_id for group_id, answer in answers if answer is None]
+            samples.append(Sample([answer for _, answer in answers if answer is not None], {}))
+        return samples
+
+
+def make(answer, *, num_runners=2, **changes):
+    config = {"num_groups_per_train_batch": 4, "max_weights_lag": 0, "stale_groups": "wait", "max_dropped_groups": 8}
+    config |= {"max_uninformative_groups": 0, "env_runner_restore_timeout_s": 0.0, "restart_failed_env_runners": True}
+    runners = FakeRunners(answer, num_runners)
+    losses = []
+    collector = GroupCollector(SimpleNamespace(**{**config, **changes}), runners, lambda: losses.append(1))
+    return collector, runners, losses
+
+
+def ids(batch):
+    return [group.group_id for group in batch]
+
+
+def add_up(counts):
+    ends = counts.delivered + counts.dropped + counts.stale + counts.uninformative + counts.unfinished
+    return counts.requested == ends
+
+
+def test_without_lag_a_batch_is_asked_for_and_waited_for():
+    collector, runners, _ = make(lambda runner, group_id: played(group_id))
+    assert ids(collector.take(0)) == [0, 1, 2, 3]
+    assert ids(collector.take(1)) == [4, 5, 6, 7]
+    assert collector.counts == (8, 8, 0, 0, 0, 0)
+    assert runners.asked == {1: [], 2: []}
+
+
+def test_a_fault_costs_its_group_alone_and_a_new_one_takes_its_place():
+    collector, _, losses = make(lambda _, i: DroppedGroup(i, "no table") if i == 2 else played(i))
+    assert ids(collector.take(0)) == [0, 1, 3, 4]
+    assert collector.counts == (5, 4, 1, 0, 0, 0) and losses == [1]
+
+
+def test_too_many_faults_stop_the_run_with_the_last_reason():
+    collector, _, _ = make(lambda _, i: DroppedGroup(i, f"fault {i}"), max_dropped_groups=5)
+    with pytest.raises(RuntimeError, match=r"8 groups were dropped in one iteration, last: fault 7"):
+        collector.take(0)
+
+
+def test_what_a_lost_runner_was_asked_for_is_replaced():
+    collector, runners, losses = make(lambda runner, i: None if runner == 2 and i < 4 else played(i))
+
+    def lose():
+        losses.append(1)
+
+    poll = collector._poll
+
+    def poll_and_lose():
+        samples = poll()
+        runners.healthy = [1]
+        return samples
+
+    collector._poll = poll_and_lose
+    assert ids(collector.take(0)) == [0, 2, 4, 5]
+    assert collector.counts == (6, 4, 2, 0, 0, 0) and losses
+
+
+def test_an_answer_of_a_runner_given_up_is_not_counted_twice():
+    collector, runners, _ = make(lambda runner, i: played(i), num_runners=1)
+    collector.take(0)
+    runners.asked[1] = [0, 1]  # answered again
+    assert ids(collector.take(1)) == [4, 5, 6, 7]
+    assert collector.counts == (8, 8, 0, 0, 0, 0)
+
+
+def test_with_lag_one_a_batch_is_under_way_while_learners_update():
+    collector, _, _ = make(lambda runner, i: played(i), max_weights_lag=1)
+    assert ids(collector.take(0)) == [0, 1, 2, 3]
+    assert collector.counts.unfinished == 4  # bounded: one batch ahead, no more
+    assert ids(collector.take(1)) == [4, 5, 6, 7]
+
+
+def test_a_straggler_is_waited_for_before_it_is_too_old():
+    """Group 0, asked for with version 0, comes at the 5th poll: the batch of version 0 goes without, the next waits."""
+    polls = []
+
+    def answer(runner, group_id):
+        polls.append(group_id)
+        return None if group_id == 0 and polls.count(0) < 5 else played(group_id)
+
+    collector, _, _ = make(answer, max_weights_lag=1)
+    assert ids(collector.take(0)) == [1, 2, 3, 4]
+    assert ids(collector.take(1)) == [0, 5, 6, 7]
+    assert polls.count(0) == 5 and add_up(collector.counts)
+
+
+def test_or_it_is_dropped_when_it_is():
+    late = {0}
+    collector, _, _ = make(
+        lambda runner, i: None if i in late else played(i), max_weights_lag=1, stale_groups="drop", num_runners=1
+    )
+    assert 0 not in ids(collector.take(0)) and 0 not in ids(collector.take(1))
+    late.clear()
+    assert 0 not in ids(collector.take(2))
+    assert collector.counts.stale == 1 and add_up(collector.counts)
+
+
+def test_groups_whose_rewards_are_equal_are_replaced_up_to_a_bound():
+    collector, _, _ = make(lambda _, i: played(i, return_std=float(i >= 6)), max_uninformative_groups=3)
+    assert ids(collector.take(0)) == [3, 4, 5, 6]  # 0..2 are replaced; 3..5 teach nothing either, but stay
+    assert collector.counts == (7, 4, 0, 0, 3, 0)
+    assert ids(collector.take(1)) == [7, 8, 9, 10]
+
+
+def test_a_resumed_run_plays_again_what_was_under_way():
+    collector, _, _ = make(lambda runner, i: None if i in (5, 7) else played(i), max_weights_lag=1)
+    assert ids(collector.take(0)) == [0, 1, 2, 3]
+    state = collector.get_state()
+    resumed, _, _ = make(lambda runner, i: played(i), max_weights_lag=1)
+    resumed.set_state(state)
+    assert resumed.counts == collector.counts
+    assert ids(resumed.take(1)) == [4, 5, 6, 7]
+    assert resumed.counts.requested == 12 and add_up(resumed.counts)
+
+
+def test_no_runner_left_stops_the_run():
+    collector, runners, _ = make(lambda runner, i: played(i))
+    runners.healthy = []
+    with pytest.raises(RuntimeError, match="no env runner is left"):
+        collector.take(0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), lag=st.integers(0, 3), policy=st.sampled_from(["wait", "drop"]), bound=st.integers(0, 3))
+def test_no_group_is_lost_or_counted_twice_and_none_is_too_old(data, lag, policy, bound):
+    seen, asked_at, version = [], {}, 0
+
+    def answer(runner, group_id):
+        asked_at.setdefault(group_id, version)
+        fate = data.draw(st.sampled_from(["played", "played", "equal", "late", "dropped"]))
+        if fate == "late":
+            return None
+        return DroppedGroup(group_id, "x") if fate == "dropped" else played(group_id, float(fate == "played"))
+
+    collector, _, _ = make(
+        answer, max_weights_lag=lag, stale_groups=policy, max_uninformative_groups=bound, max_dropped_groups=10_000
+    )
+    for version in range(5):
+        batch = collector.take(version)
+        assert len(batch) == 4
+        seen += ids(batch)
+        assert all(version - asked_at[group_id] <= lag for group_id in ids(batch))
+        assert add_up(collector.counts) and collector.counts.unfinished <= 4 * lag
+    assert len(set(seen)) == len(seen) == 20

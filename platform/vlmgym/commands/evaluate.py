@@ -98,6 +98,7 @@ def evaluate(
         level=level,
         overrides=knobs,
         knobs=_knobs(played.level),
+        prompt=played.prompt,
         score=played.score,
         policy=found,
         protocol=protocol,
@@ -120,6 +121,7 @@ def _make_game(game: str, level: str, knobs: dict[str, Any]) -> Any:
     from vlmgym_envs.registry import make_game
 
     try:
+        make_game(game, level).level.override(knobs)
         return make_game(game, level, **knobs)
     except ValueError as error:
         raise BadInput(str(error)) from error

@@ -55,7 +55,7 @@ def carry_out(evaluation: Evaluation, out: Path, conduct: Conduct, console: Cons
     if known is not None and known.summary.num_failed == 0:
         log = known
     else:
-        log = _new_log(evaluation, game.prompt, _played(game, evaluation, folder, conduct, console))
+        log = _new_log(evaluation, _played(game, evaluation, folder, conduct, console))
     if conduct.ceilings:
         ceilings = {name: summarize(_ceiling(game, evaluation, name, log.runs, folder, console)) for name in CEILINGS}
         log = log.model_copy(update={"ceilings": ceilings})
@@ -68,13 +68,12 @@ def carry_out(evaluation: Evaluation, out: Path, conduct: Conduct, console: Cons
     return log
 
 
-def _new_log(evaluation: Evaluation, prompt: str, runs: Sequence[RunLog]) -> EvalLog:
+def _new_log(evaluation: Evaluation, runs: Sequence[RunLog]) -> EvalLog:
     return EvalLog(
         version=VERSION,
         vlmgym=__version__,
         finished_at=datetime.now(UTC),
         evaluation=evaluation,
-        prompt=prompt,
         summary=summarize(runs),
         ceilings={},
         runs=tuple(runs),

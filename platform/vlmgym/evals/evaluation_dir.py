@@ -12,6 +12,8 @@ from vlmgym.errors import BadInput
 from vlmgym.evals.log import LOG_FILE, Evaluation
 
 EVALUATION_FILE = "evaluation.json"
+MAX_CHARS = 40
+"""Of a value in a line that says what differs."""
 
 
 class EvaluationDir:
@@ -67,4 +69,9 @@ def _changes(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _changes(old, new, f"{prefix}{key}.")
         elif old != new:
-            yield f"{prefix}{key} {json.dumps(old)} there, {json.dumps(new)} here"
+            yield f"{prefix}{key} {_shown(old)} there, {_shown(new)} here"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 3]}..."

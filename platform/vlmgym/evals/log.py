@@ -45,12 +45,16 @@ class Policy(Record):
 
 
 class Evaluation(Record):
-    """What is evaluated: equal ones give equal results. knobs: all of the level, overrides included."""
+    """What is evaluated: equal ones give equal results.
+
+    knobs: all of the level, overrides included. prompt: the game's, the same in every step.
+    """
 
     game: str
     level: str
     overrides: dict[str, Any]
     knobs: dict[str, Any]
+    prompt: str
     score: ScoreRule
     policy: Policy
     protocol: Protocol
@@ -174,7 +178,6 @@ class EvalLog(Record):
     vlmgym: str
     finished_at: datetime
     evaluation: Evaluation
-    prompt: str
     summary: Summary
     ceilings: dict[str, Summary]
     runs: tuple[RunLog, ...]

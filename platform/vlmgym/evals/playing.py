@@ -133,6 +133,7 @@ class Player:
                 raise BadInput(f"step {len(run.steps)} of run {number} is another than before: choose another --out")
         error, prompt = None, None
         while not run.over and error is None:
+            await asyncio.sleep(0)  # teachers never wait, and an interrupt is only heard by a loop that moves on
             if prompt is None or prompt.state is not run.state:
                 prompt = self._prompt(run.state)
             try:

@@ -83,6 +83,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
             "level": "tiny",
             "overrides": {},
             "knobs": {"rows": 3},
+            "prompt": played.prompt,
             "score": played.score,
             "policy": find_policy(policy, played) if isinstance(policy, str) else policy,
             "protocol": protocol,

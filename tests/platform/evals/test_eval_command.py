@@ -31,6 +31,7 @@ def test_prints_the_policy_beside_its_ceilings(tmp_path: Path, capsys: pytest.Ca
     log = read_log(tmp_path / "e")
     assert (log.evaluation.num_runs, log.evaluation.max_steps, log.evaluation.max_tokens) == (2, 100, 8192)
     assert log.evaluation.knobs["rows"] == 3
+    assert log.evaluation.prompt.startswith("The picture shows a Shisen-Sho board with 3 rows and 4 columns.")
 
 
 def test_options_reach_the_evaluation(tmp_path: Path) -> None:
@@ -64,6 +65,7 @@ def test_a_dry_run_plays_and_writes_nothing(tmp_path: Path, capsys: pytest.Captu
         (["--set", "rows=40"], "rows must be in 2..16, got 40"),
         (["--set", "rows"], "--set takes knob=value, got 'rows'"),
         (["--set", "rows=[1"], "--set rows: line 1"),
+        (["--set", "level=1"], "unknown level knob 'level'"),
         (["--set", "colour=1"], "unknown level knob 'colour', did you mean 'colors'?"),
         (["--protocol", "papr"], "'papr' is not one of 'paper', 'full'"),
         (["--runs", "0"], "--runs': Input should be greater than or equal to 1"),

@@ -30,7 +30,6 @@ def log(make_evaluation: Make, make_step: MakeStep) -> EvalLog:
         vlmgym="0.1.0",
         finished_at=datetime(2026, 1, 2, tzinfo=UTC),
         evaluation=make_evaluation(),
-        prompt="play",
         summary=summarize(runs),
         ceilings={"solver": summarize(runs[:1])},
         runs=tuple(runs),

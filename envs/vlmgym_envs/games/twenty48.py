@@ -72,6 +72,7 @@ class Twenty48(DirectionGame[Twenty48Level, Twenty48State]):
     """
 
     level_class = Twenty48Level
+    score = "reward_sum"
     levels: ClassVar[Mapping[str, Twenty48Level]] = {
         "tiny": Twenty48Level(rows=3, cols=3, art="vivid", tile_px=16, border_px=0),
         "small": Twenty48Level(art="vivid", tile_px=56, border_px=0),

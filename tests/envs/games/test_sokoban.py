@@ -135,7 +135,7 @@ def test_where_there_is_no_plan_the_solver_takes_what_pays() -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.sampled_from(["tiny", "small", "paper", "large"]), st.booleans(), st.integers(0, 2**32))
+@given(st.sampled_from(["tiny", "small", "paper"]), st.booleans(), st.integers(0, 2**32))
 def test_every_deal_is_solved_in_no_more_pushes_than_pulls(level: str, fresh: bool, seed: int) -> None:
     game = make_game("sokoban", level)
     state = game.init(seed) if fresh else game.mid_game(seed)

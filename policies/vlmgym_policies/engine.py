@@ -21,6 +21,8 @@ ENGINES = {
     "openai": "vlmgym_policies.engines.openai:OpenAIEngine",
     "scripted": "vlmgym_policies.engines.scripted:ScriptedEngine",
 }
+ENGINES_WITHOUT_WEIGHTS = frozenset({"function", "openai"})
+"""Who answers, but cannot be given weights: for evaluation, never for training."""
 
 
 @dataclass(frozen=True, slots=True)

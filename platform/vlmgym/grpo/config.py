@@ -10,7 +10,7 @@ from ray.rllib.connectors.learner import AgentToModuleMapping
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from vlmgym_envs.rllib import GameGroupEnv
-from vlmgym_policies.engine import ENGINES
+from vlmgym_policies.engine import ENGINES, ENGINES_WITHOUT_WEIGHTS
 from vlmgym_policies.scoring import RewardWeights
 
 POLICY_ID = "policy"
@@ -211,8 +211,9 @@ class GRPOConfig(AlgorithmConfig):
             raise ValueError(f"importance_cap must be at least 1, got {self.importance_cap}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0 in training, got {self.temperature}")
-        if self.engine_type not in ENGINES:
-            raise ValueError(f"engine_type must be one of {', '.join(sorted(ENGINES))}, got {self.engine_type!r}")
+        trainable = sorted(ENGINES.keys() - ENGINES_WITHOUT_WEIGHTS)
+        if self.engine_type not in trainable:
+            raise ValueError(f"engine_type must be one of {', '.join(trainable)}, got {self.engine_type!r}")
         RewardWeights.of("", **self.reward_weights)
         if set(self.policies) != {POLICY_ID}:
             raise ValueError(f"policies must be {{{POLICY_ID!r}}}: one model plays all branches")

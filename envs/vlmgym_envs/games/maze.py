@@ -2,7 +2,7 @@
 
 | State  | cells, bytes [rows * cols]: 0 free, 1 wall, 2 unknown; player; goal; shown, bytes [rows * cols]: 1 if shown |
 | Action | 0 up, 1 right, 2 down, 3 left: one step to a free cell                                                      |
-| Reward | 1.0 for a step that shortens the shortest way to the goal, in the whole maze, shown or not; else 0.0        |
+| Reward | 1.0 for a step that comes nearer to the goal, -1.0 for one away from it: in the whole maze, shown or not    |
 | Ends   | at the goal: info["reached"] is True                                                                        |
 | Solver | the first step of a shortest way through the whole maze, shown or not; exact                                |
 | Source | ours, not in arXiv 2505.13426; perfect mazes by Wilson's algorithm (1996), see _mazes.py                    |
@@ -11,7 +11,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,7 @@ class Maze(DirectionGame[MazeLevel, MazeState]):
     levels: the paper has no maze; `paper` is the standard size that every game has.
     """
 
+    score: ClassVar[Literal["reward_sum", "positive_steps"]] = "reward_sum"
     level_class = MazeLevel
     levels: ClassVar[Mapping[str, MazeLevel]] = {
         "tiny": MazeLevel(rows=5, cols=5, tile_px=16),
@@ -125,9 +126,9 @@ class Maze(DirectionGame[MazeLevel, MazeState]):
             return Step(state, 0.0, False, {"refused": reason})
         after = MazeState(state.cells, player, state.goal, self._look(player, state.shown))
         to_go = {} if state.goal is None else distances(state.cells, self.level.cols, state.goal)
-        nearer = player in to_go and to_go[player] < to_go[state.player]
+        nearer = to_go[state.player] - to_go[player] if player in to_go else 0
         reached = player == state.goal
-        return Step(after, 1.0 if nearer else 0.0, reached, {"reached": reached})
+        return Step(after, float(nearer), reached, {"reached": reached})
 
     def render(self, state: MazeState) -> NDArray[np.uint8]:
         return self._painter.paint(self._board(state).reshape(self.level.rows, self.level.cols))

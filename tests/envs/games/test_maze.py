@@ -70,11 +70,11 @@ def test_each_step_of_the_only_way_pays_one_and_the_last_one_ends(maze: AnyGame,
     assert maze.from_text(maze.describe(state)) == state
 
 
-def test_a_step_away_pays_nothing(maze: AnyGame, start: MazeState) -> None:
+def test_a_step_away_costs_what_a_step_nearer_pays(maze: AnyGame, start: MazeState) -> None:
     there = maze.step(start, 1).state
     assert maze.legal_actions(there) == [1, 3]
     step = maze.step(there, 3)
-    assert (step.state, step.reward, step.terminated) == (start, 0.0, False)
+    assert (step.state, step.reward, step.terminated) == (start, -1.0, False)
 
 
 @pytest.mark.parametrize(

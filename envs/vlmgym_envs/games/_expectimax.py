@@ -7,7 +7,7 @@ are tiles that rise or fall along the whole line, because they can merge one aft
 from itertools import pairwise
 
 from vlmgym_envs.games._directions import DIRECTIONS
-from vlmgym_envs.games._merging import MAX_EXPONENT, Moves
+from vlmgym_envs.games._merging import MAX_EXPONENT, MAX_LINES_KEPT, Moves
 
 EMPTY_WEIGHT = 100.0
 PAIR_WEIGHT = 30.0
@@ -18,8 +18,6 @@ LOST = -200_000.0
 
 MAX_CELLS = 12
 """How many of the empty cells a new tile is tried on, spread evenly over them where there are more."""
-
-MAX_LINES_KEPT = 200_000
 
 
 class LineValues(dict[bytes, float]):
@@ -48,6 +46,9 @@ def line_value(line: bytes) -> float:
     return EMPTY_WEIGHT * line.count(0) + PAIR_WEIGHT * num_pairs - min(rises, falls)
 
 
+_LINE_VALUES = LineValues()
+
+
 class Expectimax:
     """Two moves deep, with every tile that may come in between; what comes after the second move is not tried.
 
@@ -57,7 +58,6 @@ class Expectimax:
     def __init__(self, moves: Moves, four_percent: int) -> None:
         self._moves = moves
         self._lines = [*moves.rows, *moves.cols]
-        self._line_values = LineValues()
         self._chances = [(b"\1", 1 - four_percent / 100), (b"\2", four_percent / 100)]
 
     def best(self, board: bytes) -> int | None:
@@ -77,11 +77,11 @@ class Expectimax:
 
     def _before_move(self, board: bytes) -> float:
         """The value of the best move on a board."""
-        moves, values, best = self._moves, self._line_values, LOST
+        moves, best = self._moves, LOST
         for direction in range(len(DIRECTIONS)):
             after = moves.after(board, direction)
             if after != board:
-                best = max(best, sum([values[after[line]] for line in self._lines]))
+                best = max(best, sum([_LINE_VALUES[after[line]] for line in self._lines]))
         return best
 
 

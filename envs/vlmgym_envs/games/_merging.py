@@ -14,7 +14,8 @@ UP, LEFT = DIRECTIONS.index("up"), DIRECTIONS.index("left")
 MAX_EXPONENT = 17
 """Tiles of 2**17 do not merge. 4 x 4 cells never come to hold two of them; on larger boards this bounds the tiles."""
 
-MAX_LINES_KEPT = 200_000
+MAX_LINES_KEPT = 50_000
+"""About 12 MB. Games on 4 x 4 cells meet some thousands of lines."""
 
 
 class Slide(NamedTuple):
@@ -55,6 +56,9 @@ class Slides(dict[bytes, Slide]):
         return found
 
 
+_SLIDES = Slides()
+
+
 class Moves:
     """The moves on boards of one size, before a new tile appears.
 
@@ -69,15 +73,13 @@ class Moves:
         # so, the lines that slide, and what puts columns back into rows.
         up, left = (self.cols, rows_of_cols), (self.rows, None)
         self._ways = ((False, *up), (True, *left), (True, *up), (False, *left))
-        self._slides = Slides()
 
     def after(self, board: bytes, direction: int) -> bytes:
         """The board after the tiles moved; an equal board where none can."""
         backwards, lines, rows = self._ways[direction]
-        slides = self._slides
         if backwards:
             board = board[::-1]
-        moved = b"".join([slides[board[line]].line for line in lines])
+        moved = b"".join([_SLIDES[board[line]].line for line in lines])
         if rows is not None:
             moved = b"".join([moved[row] for row in rows])
         return moved[::-1] if backwards else moved
@@ -89,10 +91,9 @@ class Moves:
     def slides(self, board: bytes, direction: int) -> list[Slide]:
         """What happens to each line: rows from top to bottom, or columns from left to right."""
         backwards, lines, _ = self._ways[direction]
-        slides = self._slides
         if backwards:
-            return [slides[board[line][::-1]] for line in lines]
-        return [slides[board[line]] for line in lines]
+            return [_SLIDES[board[line][::-1]] for line in lines]
+        return [_SLIDES[board[line]] for line in lines]
 
     def legal(self, board: bytes) -> list[int]:
         """The directions in which at least one tile moves, ascending."""

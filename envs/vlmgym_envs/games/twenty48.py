@@ -67,8 +67,8 @@ class Twenty48State:
 class Twenty48(DirectionGame[Twenty48Level, Twenty48State]):
     """The table of this module says what each method works with.
 
-    levels: `paper` fills 448 x 448 pixels with tiles of four 28 px patches; the paper's picture has 640 x 840 for the
-    same board. A third of the pixels is a third of the tokens, and digits stay 40 pixels high.
+    levels: `paper` fills 448 x 448 pixels with tiles of 4 x 4 patches of 28 px. The paper's picture of the same board
+    has 640 x 840; this one costs 37% of its tokens, and the digits of 1024 are still 28 pixels high.
     """
 
     level_class = Twenty48Level

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmgym_envs.games._merging import Moves, Slide, points_so_far, slide, with_new_tile
+from vlmgym_envs.games import _merging
+from vlmgym_envs.games._merging import Moves, Slide, Slides, points_so_far, slide, with_new_tile
 from vlmgym_envs.games._stream import new_stream
 
 UP, RIGHT, DOWN, LEFT = range(4)
@@ -44,6 +45,14 @@ def test_a_slide_keeps_the_sum_and_leaves_no_gap(line: list[int]) -> None:
     assert b"\0" not in after.rstrip(b"\0")
     assert after.count(0) == line.count(0) + len(merged)
     assert points == sum(2 * 2**tile for tile in merged)
+
+
+def test_the_lines_that_are_kept_are_bounded_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_merging, "MAX_LINES_KEPT", 3)
+    slides = Slides()
+    for tile in [*range(1, 9), 1, 8]:
+        assert slides[bytes([tile, tile])] == slide(bytes([tile, tile]))
+        assert len(slides) <= 3
 
 
 BOARD = bytes([1, 0, 1]) + bytes([1, 2, 3])

@@ -67,8 +67,8 @@ class Twenty48State:
 class Twenty48(DirectionGame[Twenty48Level, Twenty48State]):
     """The table of this module says what each method works with.
 
-    levels: `paper` fills 448 x 448 pixels with tiles of 4 x 4 patches of 28 px. The paper's picture of the same board
-    has 640 x 840; this one costs 37% of its tokens, and the digits of 1024 are still 28 pixels high.
+    levels: `paper` fills 336 x 336 pixels with tiles of 3 x 3 patches of 28 px. The paper's picture of the same board
+    has 640 x 840; this one costs 21% of its tokens, and the digits of 1024 are still 22 pixels high.
     """
 
     level_class = Twenty48Level
@@ -76,8 +76,8 @@ class Twenty48(DirectionGame[Twenty48Level, Twenty48State]):
     levels: ClassVar[Mapping[str, Twenty48Level]] = {
         "tiny": Twenty48Level(rows=3, cols=3, art="vivid", tile_px=16, border_px=0),
         "small": Twenty48Level(art="vivid", tile_px=56, border_px=0),
-        "paper": Twenty48Level(border_px=0),
-        "noisy": Twenty48Level(art="mono", border_px=0, jitter=10, noise=24, distractors=24),
+        "paper": Twenty48Level(tile_px=84, border_px=0),
+        "noisy": Twenty48Level(art="mono", tile_px=84, border_px=0, jitter=10, noise=24, distractors=24),
         "large": Twenty48Level(rows=6, cols=6, tile_px=84, border_px=0),
         "hard": Twenty48Level(
             rows=6, cols=6, art="mono", tile_px=56, border_px=0, jitter=10, noise=24, distractors=48, four_percent=30

@@ -147,7 +147,7 @@ def test_the_level_says_how_often_a_four_comes(four_percent: int) -> None:
         assert state.score == paid
 
 
-@pytest.mark.parametrize(("level", "tile_px", "art"), [("tiny", 16, "vivid"), ("paper", 112, "classic")])
+@pytest.mark.parametrize(("level", "tile_px", "art"), [("tiny", 16, "vivid"), ("paper", 84, "classic")])
 def test_the_picture_shows_each_tile_in_its_cell(level: str, tile_px: int, art: str) -> None:
     game, atlas = make_game("twenty48", level), number_atlas(art, tile_px)
     board = bytes(range(game.level.rows * game.level.cols))
@@ -161,7 +161,7 @@ def test_the_picture_shows_each_tile_in_its_cell(level: str, tile_px: int, art: 
 def test_named_levels_have_the_stated_pictures() -> None:
     names = ("tiny", "small", "paper", "noisy", "large", "hard")
     sides = [make_game("twenty48", level).image_shape[0] for level in names]
-    assert sides == [48, 224, 448, 448, 504, 336]
+    assert sides == [48, 224, 336, 336, 504, 336]
     assert all(side % 28 == 0 for side in sides[1:])
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 TAGS = ("perception", "think", "answer")
-_BLOCKS = {tag: re.compile(rf"<{tag}>(.*?)</{tag}>", re.DOTALL) for tag in TAGS}
 
 
 class Response(NamedTuple):
@@ -28,10 +26,21 @@ def parse_response(text: str) -> Response:
     >>> parse_response("<think>left</think><answer>3</answer>").answer
     '3'
     """
-    found = {tag: pattern.findall(text) for tag, pattern in _BLOCKS.items()}
-    return Response(*(found[tag][-1] if found[tag] else None for tag in TAGS))
+    return Response(*(_last_block(text, f"<{tag}>", f"</{tag}>") for tag in TAGS))
 
 
 def write_response(perception: str, think: str, answer: str) -> str:
     """The response that `parse_response` reads back; used to write demonstrations."""
     return f"<perception>{perception}</perception><think>{think}</think><answer>{answer}</answer>"
+
+
+def _last_block(text: str, opening: str, closing: str) -> str | None:
+    """What the last pair of tags encloses: a closing tag belongs to the first opening one since the closing tag before."""
+    end = text.rfind(closing)
+    while end >= 0:
+        previous = text.rfind(closing, 0, end)
+        start = text.find(opening, previous + 1, end)
+        if start >= 0:
+            return text[start + len(opening) : end]
+        end = previous
+    return None

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,13 @@ def test_reads_back_what_was_written(perception, think, answer):
 @given(st.text())
 def test_never_raises(text):
     parse_response(text)
+
+
+@given(st.lists(st.sampled_from(["<answer>", "</answer>", "a", "<", "b\n", "</", "answer>"]), max_size=12).map("".join))
+def test_of_several_pairs_the_last_one_counts(text):
+    """Held to the grammar as a regular expression: each pair from its first opening tag to the next closing one."""
+    found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    assert parse_response(text).answer == (found[-1] if found else None)
 
 
 @pytest.mark.parametrize(

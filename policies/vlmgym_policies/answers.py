@@ -35,7 +35,7 @@ def write_response(perception: str, think: str, answer: str) -> str:
 
 
 def _last_block(text: str, opening: str, closing: str) -> str | None:
-    """What the last pair of tags encloses: a closing tag belongs to the first opening one since the closing tag before."""
+    """What the last pair encloses: a closing tag belongs to the first opening one since the closing tag before."""
     end = text.rfind(closing)
     while end >= 0:
         previous = text.rfind(closing, 0, end)

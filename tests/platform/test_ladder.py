@@ -2,9 +2,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from vlmgym.ladder import AXES, knob_axes, knobs, picture_size
+from vlmgym.ladder import AXES, Knob, knob_axes, knobs, picture_size
 from vlmgym_envs.level import BoardLevel, Level, knob
-from vlmgym_envs.registry import game_ids, make_game
+from vlmgym_envs.registry import game_ids, level_ids, make_game
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,18 @@ def test_the_docstring_says_which_axis_a_knob_is_on() -> None:
 
 def test_knobs_tell_rule_and_values_by_axis() -> None:
     found = {knob.name: knob for knob in knobs(make_game("shisen_sho"))}
-    assert found["rows"].axis == "reasoning" and found["rows"].rule == "2..16"
-    assert found["rows"].values[:2] == (3, 6) and found["rows"].varies
+    rows = dict(zip(level_ids("shisen_sho"), found["rows"].values, strict=True))
+    assert (rows["tiny"], rows["paper"]) == (3, 6)
+    assert found["rows"].axis == "reasoning" and found["rows"].rule == "2..16" and found["rows"].varies
     assert found["tile_px"].axis == "perception" and found["noise"].axis == "perception"
-    assert found["copies"].values[:2] == (4, 4) and found["copies"].rule == "one of 2, 4, 6, 8"
+    assert found["copies"].rule == "one of 2, 4, 6, 8"
     axes = [AXES.index(knob.axis) for knob in found.values()]
     assert axes == sorted(axes)
+
+
+def test_a_knob_varies_where_two_levels_differ() -> None:
+    assert Knob("rows", "reasoning", "1..9", (3, 3, 4)).varies
+    assert not Knob("rows", "reasoning", "1..9", (3, 3, 3)).varies
 
 
 def test_a_picture_is_named_width_first() -> None:

@@ -20,6 +20,7 @@ ENGINES = {
     "hf": "vlmgym_policies.engines.hf:HFEngine",
     "openai": "vlmgym_policies.engines.openai:OpenAIEngine",
     "scripted": "vlmgym_policies.engines.scripted:ScriptedEngine",
+    "vllm": "vlmgym_policies.engines.vllm:VLLMEngine",
 }
 ENGINES_WITHOUT_WEIGHTS = frozenset({"function", "openai"})
 """Who answers, but cannot be given weights: for evaluation, never for training."""

@@ -8,12 +8,14 @@ the class of PaddleOCR-VL instead, which does the same for pictures and needs no
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models
@@ -36,6 +38,7 @@ SPECIAL_TOKENS = {
     "vision_start_token": "<|vision_start|>",
     "vision_end_token": "<|vision_end|>",
 }
+VIDEO_CONFIG = "video_preprocessor_config.json"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -97,7 +100,20 @@ def _make_tiny_vlm(path: Path, tokenizer: PreTrainedTokenizerFast, seed: int, si
     model = _random_model(size, tokenizer, seed)
     model.save_pretrained(path)
     processor.save_pretrained(path)
+    (path / VIDEO_CONFIG).write_text(json.dumps(_video_config(size), indent=2) + "\n")
     return path
+
+
+def _video_config(size: TinySize) -> dict[str, Any]:
+    """What vLLM reads when it makes the architecture's own processor, which also takes videos."""
+    return {
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "patch_size": size.patch_px,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
 
 
 def train_tokenizer(prompts: Iterable[str], responses: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -1,0 +1,85 @@
+"""Tiny models of two architectures, and one running vLLM engine at a time."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+from vlmgym_policies.engine import make_engine
+from vlmgym_policies.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, train_tokenizer
+
+PATCH_PX = 14
+
+
+@pytest.fixture(scope="session")
+def qwen2_5_vl(tmp_path_factory: pytest.TempPathFactory, game: Any) -> Path:
+    """A random Qwen2.5-VL of 0.3 M parameters: window and full attention in the tower, untied output layer."""
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
+
+    path = tmp_path_factory.mktemp("models") / "qwen2_5_vl"
+    tokenizer = train_tokenizer([game.prompt], ["<answer>(0, 1) (2, 3)</answer>"])
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL_TOKENS.items()}
+    sizes = {"patch_size": PATCH_PX, "temporal_patch_size": 2, "merge_size": 2}
+    pixels = {"min_pixels": (2 * PATCH_PX) ** 2, "max_pixels": 64 * (2 * PATCH_PX) ** 2}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessorPil(**sizes, **pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**sizes),
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 1024,
+            "tie_word_embeddings": False,
+            "bos_token_id": ids["bos_token"],
+            "eos_token_id": ids["eos_token"],
+            "pad_token_id": ids["pad_token"],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [4, 6, 6]},
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": PATCH_PX,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=ids["image_token"],
+        video_token_id=ids["video_token"],
+        vision_start_token_id=ids["vision_start_token"],
+        vision_end_token_id=ids["vision_end_token"],
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2_5_VLForConditionalGeneration(config).float()
+    model.generation_config.eos_token_id = ids["eos_token"]
+    model.generation_config.pad_token_id = ids["pad_token"]
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def start_engine() -> Iterator[Callable[..., Any]]:
+    """Starts a vLLM engine that ends with the test."""
+    engines = []
+
+    def start(path: Path, **options: Any) -> Any:
+        engines.append(make_engine("vllm", path=str(path), dtype="float32", block_size=32, **options))
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close()

@@ -33,11 +33,12 @@ AnyGame = Game[Any, Any, Any]
 
 
 class Header(NamedTuple):
-    """What a game's module says of itself: "Name: sentence." and a table of rules."""
+    """What a game's module says of itself: "Name: sentence.", a table of rules, and notes below it."""
 
     name: str
     sentence: str
     rules: list[tuple[str, str]]
+    notes: str
 
 
 def game_pages() -> dict[str, bytes]:
@@ -76,15 +77,17 @@ def read_header(docstring: str) -> Header:
     lines = [line.strip() for line in docstring.splitlines()]
     name, _, sentence = lines[0].partition(": ")
     rules: list[tuple[str, str]] = []
-    for line in lines:
+    notes: list[str] = []
+    for line in lines[1:]:
         if not line.startswith("|"):
+            notes.append(line)
             continue
         key, _, text = line.removeprefix("|").removesuffix("|").partition("|")
         if key.strip():
             rules.append((key.strip(), text.strip()))
         else:
             rules[-1] = (rules[-1][0], f"{rules[-1][1]} {text.strip()}")
-    return Header(name, sentence[:1].upper() + sentence[1:], rules)
+    return Header(name, sentence[:1].upper() + sentence[1:], rules, "\n".join(notes).strip())
 
 
 def _page(games: Sequence[AnyGame], header: Header) -> str:
@@ -96,6 +99,7 @@ def _page(games: Sequence[AnyGame], header: Header) -> str:
         f"![A board at level {EXAMPLE_LEVEL}]({image_path(example)})",
         "## Rules",
         _table(["", ""], header.rules),
+        *([header.notes] if header.notes else []),
         "## Try it",
         f"```bash\nvlmgym play {example.id} --level {games[0].level_name}\nvlmgym levels {example.id}\n```",
         f'```python\nenv = gymnasium.make("{env_id(example.id)}", level="{EXAMPLE_LEVEL}")\n```',

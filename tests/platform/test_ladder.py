@@ -27,7 +27,7 @@ def test_knobs_tell_rule_and_values_by_axis() -> None:
     assert (rows["tiny"], rows["paper"]) == (3, 6)
     assert found["rows"].axis == "reasoning" and found["rows"].rule == "2..16" and found["rows"].varies
     assert found["tile_px"].axis == "perception" and found["noise"].axis == "perception"
-    assert found["copies"].rule == "one of 2, 4, 6, 8"
+    assert found["solvable"].rule == "one of True, False"
     axes = [AXES.index(knob.axis) for knob in found.values()]
     assert axes == sorted(axes)
 

@@ -75,8 +75,9 @@ def test_a_page_tells_the_rules(pages: dict[str, bytes], game_id: str) -> None:
 
 
 def test_a_header_is_a_name_a_sentence_and_rules() -> None:
-    text = "Go: surrounds.\n\n| State  | a | b\n|        | and more |\n| Action | a point |\nNot a row.\n"
-    assert read_header(text) == ("Go", "Surrounds.", [("State", "a | b and more"), ("Action", "a point")])
+    text = "Go: surrounds.\n\n| State  | a | b\n|        | and more |\n| Action | a point |\n\nOld.\n"
+    rules = [("State", "a | b and more"), ("Action", "a point")]
+    assert read_header(text) == ("Go", "Surrounds.", rules, "Old.")
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))

@@ -49,9 +49,13 @@ class GameSettings(Section):
 
 
 class RewardSettings(Section):
-    """Weights of the three parts of the reward; left out, they are the paper's for the game."""
+    """What a move is worth, and the weights of the reward's parts; left out, they are the paper's for the game."""
 
-    game: float = Field(ge=0, description="weight of +1 for a legal move and -1 otherwise")
+    rule: Literal["progress", "legal", "raw"] = Field(
+        "progress",
+        description="+1 for a move that the game rewards, or for any legal one, else -1; or the game's reward",
+    )
+    game: float = Field(ge=0, description="weight of what the move is worth")
     perception: float = Field(ge=0, description="weight of 1 for a perception block that is exactly the board")
     format: float = Field(ge=0, description="weight of 1 for a response with all three tag pairs")
 

@@ -115,6 +115,7 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
             "start": job.game.start,
             "num_turns": job.game.num_turns,
             "held_out": job.game.held_out,
+            "reward": job.reward.rule,
             "group_size": group_size,
         }
     )

@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from vlmgym.job import JobError, JobFile, load_job, save_job
+from vlmgym.stages import grpo_config
 
 WriteJob = Callable[..., Path]
 COLD_START = "cold_start: {updates: 10, lr: 1e-3, teacher: {solver: 1}}"
@@ -20,10 +21,16 @@ def test_defaults_are_the_papers(write_job: WriteJob) -> None:
     assert job.cold_start is None
 
 
+def test_the_rule_of_the_reward_reaches_the_environments(write_job: WriteJob) -> None:
+    assert grpo_config(load_job(write_job()), "m").env_config["reward"] == "progress"
+    raw = load_job(write_job(), overrides=["reward.rule=raw"])
+    assert grpo_config(raw, "m").env_config["reward"] == "raw"
+
+
 def test_reward_defaults_depend_on_the_game_and_each_weight_can_be_set(write_job: WriteJob) -> None:
-    assert load_job(write_job()).reward.model_dump() == {"game": 1.0, "perception": 0.0, "format": 1.0}
+    assert load_job(write_job()).reward.model_dump(exclude={"rule"}) == {"game": 1.0, "perception": 0.0, "format": 1.0}
     job = load_job(write_job(), overrides=["reward.perception=0.5"])
-    assert job.reward.model_dump() == {"game": 1.0, "perception": 0.5, "format": 1.0}
+    assert job.reward.model_dump(exclude={"rule"}) == {"game": 1.0, "perception": 0.5, "format": 1.0}
 
 
 def test_sections_merge_profile_then_overrides(write_job: WriteJob) -> None:
@@ -79,7 +86,7 @@ def test_a_hub_name_needs_no_directory(write_job: WriteJob) -> None:
     [
         ("grpo.iteratons=3", "unknown key 'grpo.iteratons', did you mean 'grpo.iterations'?"),
         ("gmae={}", "unknown key 'gmae', did you mean 'game'?"),
-        ("reward.zzz=1", "unknown key 'reward.zzz', reward has game, perception, format"),
+        ("reward.zzz=1", "unknown key 'reward.zzz', reward has rule, game, perception, format"),
         ("game.id=shisen", "game: unknown game 'shisen', did you mean 'shisen_sho'?"),
         ("game.level=tny", "game: unknown level of shisen_sho 'tny', did you mean 'tiny'?"),
         ("game.overrides={rows: 40}", "game: rows must be in 2..16, got 40"),

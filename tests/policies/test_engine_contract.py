@@ -25,21 +25,27 @@ def scripted_engine(path, game, **options):
 
 
 @pytest.fixture(scope="module")
-def vllm_engine():
-    """Builds vLLM engines, one alive at a time. A start is slow, so one that was given no weights serves again."""
-    alive = {}
+def running():
+    """vLLM engines by their options, kept from test to test, for a start is slow."""
+    engines = {}
+    yield engines
+    for engine in engines.values():
+        engine.close()
+
+
+@pytest.fixture
+def vllm_engine(running):
+    """Builds an engine, or takes one that was given no weights yet."""
 
     def build(path, game, **options):
-        for used, engine in list(alive.items()):
-            if used != tuple(options) or asyncio.run(engine.weights_version()) != (None if options else 0):
-                alive.pop(used).close()
-        if tuple(options) not in alive:
-            alive[tuple(options)] = make_engine("vllm", path=path, dtype="float32", block_size=32, **options)
-        return alive[tuple(options)]
+        if tuple(options) not in running:
+            running[tuple(options)] = make_engine("vllm", path=path, dtype="float32", block_size=32, **options)
+        return running[tuple(options)]
 
     yield build
-    for engine in alive.values():
-        engine.close()
+    for options, engine in list(running.items()):
+        if asyncio.run(engine.weights_version()) != (None if options else 0):
+            running.pop(options).close()
 
 
 ENGINES = {"hf": hf_engine, "scripted": scripted_engine}

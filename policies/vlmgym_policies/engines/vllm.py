@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from vlmgym_policies.processing import VLMProcessor, load_vlm
 _T = TypeVar("_T")
 _FINISH_REASONS = ("stop", "length")
 _START_S = 1800.0
-_CLOSE_S = 20.0
+_CLOSE_S = 10.0
 
 
 class VLLMEngine:
@@ -86,14 +87,14 @@ class VLLMEngine:
             "disable_log_stats": True,
         }
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
-        self._thread.start()
-        self._llm: Any = None
+        thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        thread.start()
         try:
             self._llm = asyncio.run_coroutine_threadsafe(_start_llm(arguments), self._loop).result(_START_S)
         except BaseException:
-            self.close()
+            _end_loop(self._loop, thread)
             raise
+        self._end = weakref.finalize(self, _end_llm, self._llm, self._loop, thread)  # also at the interpreter's exit
         self._max_model_len: int = self._llm.model_config.max_model_len
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
@@ -103,9 +104,10 @@ class VLLMEngine:
         """Replaces the weights between two requests: waits for those under way, clears every cache, pushes, resumes.
 
         Errors: ValueError, and nothing changes, where the weights are not those of this architecture. After any later
-        error the engine refuses to serve until a push succeeds.
+        error the engine refuses to serve until a push succeeds. A caller that is cancelled does not stop a push.
         """
-        await self._on_own_loop(self._load_weights(weights, version))
+        load = asyncio.run_coroutine_threadsafe(self._load_weights(weights, version), self._loop)
+        await asyncio.shield(asyncio.wrap_future(load))
 
     async def weights_version(self) -> int | None:
         return self._version
@@ -118,19 +120,7 @@ class VLLMEngine:
 
     def close(self) -> None:
         """Ends vLLM's processes; requests under way fail. More than once does no harm."""
-        loop, llm = self._loop, self._llm
-        if loop.is_closed():
-            return
-        self._llm = None
-        if llm is not None:
-            asyncio.run_coroutine_threadsafe(_stop_llm(llm), loop).result(_CLOSE_S)
-        loop.call_soon_threadsafe(loop.stop)
-        self._thread.join(_CLOSE_S)
-        loop.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_llm"):
-            self.close()
+        self._end()
 
     async def _on_own_loop(self, call: Coroutine[Any, Any, _T]) -> _T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
@@ -145,11 +135,11 @@ class VLLMEngine:
             self._gate.open()
 
     async def _load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
-        named = (await self._read(weights)) if isinstance(weights, str) else weights
-        prepared = await asyncio.to_thread(self._names.prepare, named, self._dtype)
-        async with self._loading:
-            await self._gate.close()
+        async with self._loading:  # in the order of the calls
             try:
+                named = (await self._read(weights)) if isinstance(weights, str) else weights
+                prepared = await asyncio.to_thread(self._names.prepare, named, self._dtype)
+                await self._gate.close()
                 await self._push(prepared, version)
             finally:
                 if not self._paused:
@@ -229,7 +219,25 @@ async def _start_llm(arguments: Mapping[str, Any]) -> Any:
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**given, enforce_eager=current_platform.is_cpu()))
 
 
-async def _stop_llm(llm: Any) -> None:
-    if llm.output_handler is not None:
-        llm.output_handler.cancel()  # it would report the end of the processes as a failure
-    await asyncio.to_thread(llm.shutdown, timeout=_CLOSE_S / 2)
+def _end_llm(llm: Any, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    if llm.output_handler is not None:  # it would report the end of the processes as a failure
+        loop.call_soon_threadsafe(llm.output_handler.cancel)
+    llm.shutdown(timeout=_CLOSE_S)
+    _end_loop(loop, thread)
+
+
+def _end_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    if thread is threading.current_thread():  # the engine was dropped by its own last request
+        loop.stop()
+        return
+    asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(_CLOSE_S)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_CLOSE_S)
+    loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Tiny models of two architectures, and one running vLLM engine at a time."""
+"""Tiny models of further architectures, and vLLM engines that end with their test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
 
 from vlmgym_policies.engine import make_engine
 from vlmgym_policies.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, train_tokenizer
@@ -61,14 +72,60 @@ def qwen2_5_vl(tmp_path_factory: pytest.TempPathFactory, game: Any) -> Path:
         vision_end_token_id=ids["vision_end_token"],
         tie_word_embeddings=False,
     )
+    save(Qwen2_5_VLForConditionalGeneration, config, processor, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory: pytest.TempPathFactory, game: Any) -> Path:
+    """A random LLaVA of 0.3 M parameters: a CLIP tower whose weights vLLM knows by other names, and a Llama."""
+    path = tmp_path_factory.mktemp("models") / "llava"
+    tokenizer = train_tokenizer([game.prompt], ["<answer>(0, 1) (2, 3)</answer>"])
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL_TOKENS.items()}
+    side_px = 4 * PATCH_PX
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": side_px}, crop_size={"height": side_px, "width": side_px}),
+        tokenizer,
+        patch_size=PATCH_PX,
+        vision_feature_select_strategy="default",
+        image_token=SPECIAL_TOKENS["image_token"],
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**layers, image_size=side_px, patch_size=PATCH_PX, projection_dim=64),
+        text_config=LlamaConfig(
+            **layers,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=1024,
+            bos_token_id=ids["bos_token"],
+            eos_token_id=ids["eos_token"],
+            pad_token_id=ids["pad_token"],
+            tie_word_embeddings=False,
+        ),
+        image_token_id=ids["image_token"],
+        image_token_index=ids["image_token"],
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+    save(LlavaForConditionalGeneration, config, processor, path)
+    weights = load_file(path / "model.safetensors")
+    weights = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def save(architecture: Any, config: Any, processor: Any, path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Qwen2_5_VLForConditionalGeneration(config).float()
-    model.generation_config.eos_token_id = ids["eos_token"]
-    model.generation_config.pad_token_id = ids["pad_token"]
+        model = architecture(config).float()
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.save_pretrained(path)
     processor.save_pretrained(path)
-    return path
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ TEXT = "Which two tiles match? Say why, then say where. " * 3
 GREEDY = Sampling(temperature=0, max_tokens=16)
 
 
-@pytest.fixture(params=["demo", "qwen2_5_vl"])
+@pytest.fixture(params=["demo", "llava", "qwen2_5_vl"])
 def path(request, make_model):
-    return make_model(0) if request.param == "demo" else request.getfixturevalue("qwen2_5_vl")
+    return make_model(0) if request.param == "demo" else request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -21,6 +22,7 @@ from transformers.utils import logging as hf_logging
 from vlmgym_policies.engine import Message, Prompt
 
 MEDIA_TOKENS = ("image", "video", "audio", "vision_start", "vision_end")
+VIDEO_CONFIG = "video_preprocessor_config.json"
 _CACHED_PROMPTS = 1024
 
 
@@ -123,7 +125,13 @@ class VLMProcessor:
         return batch
 
     def save_pretrained(self, path: str | Path) -> None:
+        """Writes the processor's files; also the one for videos, which vLLM reads, where this processor has no part
+        for videos and so did not load it.
+        """
         self._processor.save_pretrained(path)
+        video = Path(self.path) / VIDEO_CONFIG
+        if video.is_file() and not (Path(path) / VIDEO_CONFIG).exists():
+            shutil.copyfile(video, Path(path) / VIDEO_CONFIG)
 
     @property
     def _model_arguments(self) -> frozenset[str]:

@@ -53,3 +53,10 @@ def test_ids_are_those_of_the_hugging_face_processor(make_model, game):
     text = theirs.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     expected = theirs(text=[text], images=[image, image])["input_ids"][0]
     np.testing.assert_array_equal(VLMProcessor(str(path)).encode(prompt), expected)
+
+
+def test_saving_keeps_the_files_that_only_other_engines_read(make_model, tmp_path):
+    path = make_model(0)
+    VLMProcessor(str(path)).save_pretrained(tmp_path)
+    name = "video_preprocessor_config.json"
+    assert (tmp_path / name).read_bytes() == (path / name).read_bytes()

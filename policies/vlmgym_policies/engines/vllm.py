@@ -191,10 +191,12 @@ class VLLMEngine:
                 f"vLLM made {len(output.prompt_token_ids)} ids of a prompt that has {len(expanded)}: "
                 "it reads pictures or placeholders of this model in another way"
             )
-        return _completion(self._processor, expanded, output.outputs[0], version)
+        return _completion(self._processor, prompt, expanded, output.outputs[0], version)
 
 
-def _completion(processor: VLMProcessor, prompt_token_ids: Any, output: Any, version: int) -> Completion:
+def _completion(
+    processor: VLMProcessor, prompt: Prompt, prompt_token_ids: Any, output: Any, version: int
+) -> Completion:
     token_ids = np.array(output.token_ids, dtype=np.int32)
     logprobs = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
     return Completion(
@@ -204,6 +206,7 @@ def _completion(processor: VLMProcessor, prompt_token_ids: Any, output: Any, ver
         logprobs=np.array(logprobs, dtype=np.float32),
         finish_reason=output.finish_reason,
         weights_version=version,
+        image_digests=tuple(processor.image_digest(image) for image in prompt.images),
     )
 
 

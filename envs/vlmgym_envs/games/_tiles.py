@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vlmgym_envs.shapes import COLORS, SHAPES
 
@@ -28,9 +29,7 @@ class NamedTiles(ABC):
 
     def write(self, board: bytes, cols: int) -> str:
         """Rows as lines, cells as " Red circle " joined by "|", no newline at the end."""
-        names = self.names()
-        cells = [f" {names[tile]} " for tile in board]
-        return "\n".join("|".join(cells[start : start + cols]) for start in range(0, len(cells), cols))
+        return _written(self, board, cols)
 
     def read(self, cells: Sequence[Sequence[str]], rows: int, cols: int) -> bytes:
         """The inverse of `write`, from stripped cells. Errors: ValueError naming the row, the column and the cell."""
@@ -46,6 +45,14 @@ class NamedTiles(ABC):
                     raise ValueError(f"row {row}, col {col}: {cell!r} is no tile of this level")
                 board.append(tiles[cell])
         return bytes(board)
+
+
+@lru_cache(maxsize=1024)
+def _written(tiles: NamedTiles, board: bytes, cols: int) -> str:
+    """Cached, as all answers to a state are held against one text."""
+    names = tiles.names()
+    cells = [f" {names[tile]} " for tile in board]
+    return "\n".join("|".join(cells[start : start + cols]) for start in range(0, len(cells), cols))
 
 
 @dataclass(frozen=True, slots=True)

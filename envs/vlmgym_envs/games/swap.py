@@ -97,7 +97,7 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
         self._grid = Grid(level.rows, level.cols)
         self._matching = Matching(level.rows, level.cols, level.run_length, level.colors * level.shapes)
         self._tiles = TileSet(level.colors, level.shapes)
-        self._names = [EMPTY, *self._tiles.names()[1:]]
+        self._names = (EMPTY, *self._tiles.names()[1:])
         self._painter = _painter(level)
 
     def init(self, seed: int) -> SwapState:
@@ -148,9 +148,7 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
 
     def describe(self, state: SwapState) -> str:
         """Cells "Red circle" and "Empty" joined by " | ", rows joined by newlines."""
-        names, cols = self._names, self.level.cols
-        lines = [state.board[start : start + cols] for start in range(0, len(state.board), cols)]
-        return "\n".join([" | ".join([names[tile] for tile in line]) for line in lines])
+        return _board_text(self._names, state.board, self.level.cols)
 
     def from_text(self, text: str) -> SwapState:
         """Any board, with runs, gaps or no legal swap as well; the stream of new tiles is that of seed 0.
@@ -287,3 +285,10 @@ def _painter(level: SwapLevel) -> BoardPainter:
     """One for all games of a level: its noise takes some megabytes."""
     atlas = tile_atlas(level.colors, level.shapes, level.tile_px, level.art)
     return BoardPainter(level.rows, level.cols, atlas, level)
+
+
+@lru_cache(maxsize=1024)
+def _board_text(names: tuple[str, ...], board: bytes, cols: int) -> str:
+    """Cached, as all answers to a state are held against one text."""
+    lines = [board[start : start + cols] for start in range(0, len(board), cols)]
+    return "\n".join([" | ".join([names[tile] for tile in line]) for line in lines])

@@ -141,6 +141,14 @@ class Game(ABC, Generic[L, S, A]):
     def random_action(self, rng: np.random.Generator) -> A:
         """Uniform over all actions that `action_space` holds, legal or not."""
 
+    def play(self, state: S, answer: str) -> Step[S]:
+        """Plays an answer text; one that names no action is refused with what was wrong with it."""
+        try:
+            action = self.parse(answer)
+        except InvalidAnswer as error:
+            return Step(state, 0.0, False, {"refused": str(error)})
+        return self.step(state, action)
+
     @property
     def teachers(self) -> Mapping[str, Teacher[S, A]]:
         """Who can demonstrate this game, by name. Games add their own."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import AgentID, MultiAgentDict
 
-from vlmgym_envs.core import Game, InvalidAnswer, Step
+from vlmgym_envs.core import Game, Step
 from vlmgym_envs.names import unknown_name
 from vlmgym_envs.registry import make_game
 from vlmgym_envs.splits import Split, Start, check_split, reset_state
@@ -132,7 +132,7 @@ class GameGroupEnv(MultiAgentEnv):
         infos: MultiAgentDict = {}
         for agent, answer in action_dict.items():
             before = self.states[agent]
-            step = self._play(before, answer)
+            step = self.game.play(before, answer)
             self.states[agent] = step.state
             self._num_turns[agent] += 1
             terminateds[agent] = step.terminated
@@ -159,13 +159,6 @@ class GameGroupEnv(MultiAgentEnv):
                 "prompt": gym.spaces.Text(len(prompt), charset="".join(sorted({*CHARSET, *prompt}))),
             }
         )
-
-    def _play(self, state: Any, answer: str) -> Step[Any]:
-        try:
-            action = self.game.parse(answer)
-        except InvalidAnswer as error:
-            return Step(state, 0.0, False, {"refused": str(error)})
-        return self.game.step(state, action)
 
     def _reward(self, step: Step[Any]) -> float:
         config = self.config

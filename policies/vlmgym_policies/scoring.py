@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from vlmgym_envs.core import Game, InvalidAnswer
+from vlmgym_envs.core import Game
 from vlmgym_policies.answers import Response, parse_response
 
 UNPAID_PERCEPTION = ("shisen_sho", "shisen_sho_pictures")
@@ -72,8 +72,5 @@ def perceived_cells(game: Game[Any, Any, Any], state: Any, response: Response) -
 def judge(game: Game[Any, Any, Any], state: Any, text: str, weights: RewardWeights) -> Score:
     """Scores a response without an environment: +1 for progress, -1 otherwise, as `GameGroupEnv` does by default."""
     response = parse_response(text)
-    try:
-        step = game.step(state, game.parse(response.answer or ""))
-    except InvalidAnswer:
-        return weights.score(game, state, response, game_reward=-1.0, legal=False)
+    step = game.play(state, response.answer or "")
     return weights.score(game, state, response, 1.0 if step.reward > 0 else -1.0, legal=step.refused is None)

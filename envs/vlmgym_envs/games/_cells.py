@@ -1,17 +1,22 @@
 """Decides how an action that names two cells of a grid is read, written and put into a Gymnasium space."""
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmgym_envs.core import InvalidAnswer
+from vlmgym_envs.core import Game, InvalidAnswer
+from vlmgym_envs.level import Level
 
 Cell = tuple[int, int]
 CellPair = tuple[Cell, Cell]
+
+L = TypeVar("L", bound=Level)
+S = TypeVar("S", bound=Hashable)
 
 BRACKETS = ("()", "[]", "{}")
 MAX_DIGITS = 6
@@ -82,6 +87,31 @@ class Grid:
 
     def __contains__(self, cell: Cell) -> bool:
         return 0 <= cell[0] < self.rows and 0 <= cell[1] < self.cols
+
+
+class CellPairGame(Game[L, S, CellPair], Generic[L, S]):
+    """A game whose actions are pairs of cells of `_grid`, which the game sets."""
+
+    _grid: Grid
+
+    def parse(self, answer: str) -> CellPair:
+        return self._grid.parse(answer)
+
+    def format_answer(self, action: CellPair) -> str:
+        return self._grid.format(action)
+
+    @property
+    def action_space(self) -> gym.spaces.MultiDiscrete:
+        return self._grid.space
+
+    def from_space(self, sample: Any) -> CellPair:
+        return self._grid.from_space(sample)
+
+    def to_space(self, action: CellPair) -> NDArray[np.int64]:
+        return self._grid.to_space(action)
+
+    def random_action(self, rng: np.random.Generator) -> CellPair:
+        return self._grid.random_pair(rng)
 
 
 def _without_outer_brackets(text: str) -> str:

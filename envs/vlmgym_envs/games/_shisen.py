@@ -10,15 +10,14 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmgym_envs.core import Game, Step, Teacher
+from vlmgym_envs.core import Step, Teacher
 from vlmgym_envs.draw import BoardPainter
-from vlmgym_envs.games._cells import CellPair, Grid
+from vlmgym_envs.games._cells import CellPair, CellPairGame, Grid
 from vlmgym_envs.games._clearing import clearable_deal, clearing_order, without
 from vlmgym_envs.games._paths import MAX_TURNS, Paths, equal_pairs
 from vlmgym_envs.games._tiles import NamedTiles
@@ -66,7 +65,7 @@ class ShisenShoState:
 L = TypeVar("L", bound=ShisenLevel)
 
 
-class ShisenGame(Game[L, ShisenShoState, CellPair]):
+class ShisenGame(CellPairGame[L, ShisenShoState]):
     """The table of this module says what each method works with.
 
     tiles: the kinds, at least as many as are dealt. painter: draws what `_sprites` says.
@@ -142,12 +141,6 @@ class ShisenGame(Game[L, ShisenShoState, CellPair]):
     def from_text(self, text: str) -> ShisenShoState:
         return ShisenShoState(self._tiles.read(self.cells(text), self.level.rows, self.level.cols), 0)
 
-    def parse(self, answer: str) -> CellPair:
-        return self._grid.parse(answer)
-
-    def format_answer(self, action: CellPair) -> str:
-        return self._grid.format(action)
-
     def solve(self, state: ShisenShoState) -> CellPair | None:
         order = self._order(state.board)
         return self._grid.pair(*order[0]) if order else None
@@ -176,19 +169,6 @@ class ShisenGame(Game[L, ShisenShoState, CellPair]):
                 "<perception>board</perception><think>reasoning</think><answer>(row1, col1) (row2, col2)</answer>",
             )
         )
-
-    @property
-    def action_space(self) -> gym.spaces.MultiDiscrete:
-        return self._grid.space
-
-    def from_space(self, sample: Any) -> CellPair:
-        return self._grid.from_space(sample)
-
-    def to_space(self, action: CellPair) -> NDArray[np.int64]:
-        return self._grid.to_space(action)
-
-    def random_action(self, rng: np.random.Generator) -> CellPair:
-        return self._grid.random_pair(rng)
 
     @property
     def teachers(self) -> Mapping[str, Teacher[ShisenShoState, CellPair]]:

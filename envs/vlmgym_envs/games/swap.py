@@ -11,15 +11,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmgym_envs.core import Game, Step, Teacher
+from vlmgym_envs.core import Step, Teacher
 from vlmgym_envs.draw import BoardPainter
-from vlmgym_envs.games._cells import CellPair, Grid
+from vlmgym_envs.games._cells import CellPair, CellPairGame, Grid
 from vlmgym_envs.games._matching import Matching, Pair, swapped
 from vlmgym_envs.games._stream import new_stream
 from vlmgym_envs.games._tiles import EMPTY as NO_TILE
@@ -74,7 +73,7 @@ class SwapState:
     stream: int
 
 
-class Swap(Game[SwapLevel, SwapState, CellPair]):
+class Swap(CellPairGame[SwapLevel, SwapState]):
     """The table of this module says what each method works with.
 
     levels: `paper` fills 672 x 672 pixels, near the area of the paper's 640 x 840, with tiles of three 28 px patches.
@@ -158,12 +157,6 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
         cells = [[NO_TILE if cell == EMPTY else cell for cell in line] for line in self.cells(text)]
         return SwapState(self._tiles.read(cells, self.level.rows, self.level.cols), 0, new_stream(0))
 
-    def parse(self, answer: str) -> CellPair:
-        return self._grid.parse(answer)
-
-    def format_answer(self, action: CellPair) -> str:
-        return self._grid.format(action)
-
     def solve(self, state: SwapState) -> CellPair | None:
         """The first, in reading order, of the swaps that remove most in sight and then leave most legal swaps."""
         best = self._matching.best_in_sight(state.board)
@@ -210,19 +203,6 @@ class Swap(Game[SwapLevel, SwapState, CellPair]):
                 "<perception>board</perception><think>reasoning</think><answer>(row1, col1) (row2, col2)</answer>",
             )
         )
-
-    @property
-    def action_space(self) -> gym.spaces.MultiDiscrete:
-        return self._grid.space
-
-    def from_space(self, sample: Any) -> CellPair:
-        return self._grid.from_space(sample)
-
-    def to_space(self, action: CellPair) -> NDArray[np.int64]:
-        return self._grid.to_space(action)
-
-    def random_action(self, rng: np.random.Generator) -> CellPair:
-        return self._grid.random_pair(rng)
 
     @property
     def teachers(self) -> Mapping[str, Teacher[SwapState, CellPair]]:

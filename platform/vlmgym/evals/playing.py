@@ -11,7 +11,7 @@ from vlmgym.errors import BadInput
 from vlmgym.evals.log import Evaluation, RunLog, StepLog, Tokens
 from vlmgym.evals.protocol import answer_seed, points, start_seed, won
 from vlmgym.evals.summary import shares_of, sum_tokens
-from vlmgym_envs.core import Game, InvalidAnswer, Step
+from vlmgym_envs.core import Game, Step
 from vlmgym_policies.answers import Response, parse_response
 from vlmgym_policies.engine import Completion, Engine, GenerationError, Message, Prompt, Sampling
 from vlmgym_policies.prompting import make_prompt
@@ -95,12 +95,7 @@ class LiveRun:
     def _step(self, response: Response) -> Step[Any]:
         if response.answer is None:
             return Step(self.state, 0.0, False, {"refused": NO_ANSWER})
-        try:
-            action = self._game.parse(response.answer)
-        except InvalidAnswer as error:
-            return Step(self.state, 0.0, False, {"refused": str(error)})
-        step: Step[Any] = self._game.step(self.state, action)
-        return step
+        return self._game.play(self.state, response.answer)
 
     def _cells(self, response: Response) -> float:
         if response.perception == self._text:

@@ -19,7 +19,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group import GroupPlayer, GroupStats, group_stats, log_group_stats
-from vlmgym.grpo.group_loop import GroupLoop, Ticket
+from vlmgym.grpo.group_loop import Finished, GroupLoop, Ticket
 
 
 class PlayedGroup(NamedTuple):
@@ -113,10 +113,14 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         while (missing := _missing(episodes, num_episodes, num_timesteps)) > 0:
             first, self._next_group_id = self._next_group_id, self._next_group_id + missing
             self._submit(range(first, self._next_group_id), explore)
-            outcomes: list[tuple[int, MultiAgentEpisode | Exception]] = []
+            outcomes: list[Finished[MultiAgentEpisode]] = []
             while len(outcomes) < missing:
                 outcomes += self._take(None)
-            played = [outcome for _, outcome in sorted(outcomes, key=_group_id) if not isinstance(outcome, Exception)]
+            played = [
+                outcome
+                for _, outcome in sorted(outcomes, key=lambda group: group.group_id)
+                if not isinstance(outcome, Exception)
+            ]
             if not played:
                 raise next(outcome for _, outcome in outcomes if isinstance(outcome, Exception))
             episodes += played
@@ -183,9 +187,9 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             raise RuntimeError("this runner has no engines: GRPO hands them out in setup")
         self._groups.submit(Ticket(group_id, explore) for group_id in group_ids)
 
-    def _take(self, timeout_s: float | None) -> list[tuple[int, MultiAgentEpisode | Exception]]:
+    def _take(self, timeout_s: float | None) -> list[Finished[MultiAgentEpisode]]:
         assert self._groups is not None
-        finished = [(group.group_id, group.outcome) for group in self._groups.take(timeout_s)]
+        finished = self._groups.take(timeout_s)
         episodes = [outcome for _, outcome in finished if not isinstance(outcome, Exception)]
         if finished:
             self._call_back("on_sample_end", samples=episodes)
@@ -220,10 +224,6 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                 callbacks_functions=getattr(self.config, f"callbacks_{name}"),
                 kwargs={"env_runner": self, "metrics_logger": self.metrics, **arguments},
             )
-
-
-def _group_id(finished: tuple[int, Any]) -> int:
-    return finished[0]
 
 
 def _missing(episodes: Sequence[MultiAgentEpisode], num_episodes: int | None, num_timesteps: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 FinishReason = Literal["stop", "length"]
+InFlight = Literal["finish", "redo"]
+"""What becomes of requests under way when new weights come: they finish with the old, or start again with the new."""
 
 ENGINES = {
     "function": "vlmgym_policies.engines.function:FunctionEngine",
@@ -23,7 +25,7 @@ ENGINES = {
     "vllm": "vlmgym_policies.engines.vllm:VLLMEngine",
 }
 ENGINES_WITHOUT_WEIGHTS = frozenset({"function", "openai"})
-"""Who answers, but cannot be given weights: for evaluation, never for training."""
+"""Engines that are no `TrainableEngine`: for evaluation, never for training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,21 @@ class Prompt:
     @property
     def images(self) -> tuple[bytes, ...]:
         return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def num_turns(self) -> int:
+        """User messages; each begins a turn, which ends where the next begins."""
+        return sum(message.role == "user" for message in self.messages)
+
+    def without_first_turns(self, num: int) -> Prompt:
+        """The chat from turn `num` on, behind what stands before all turns, such as a system message.
+
+        Errors: ValueError where no turn would be left.
+        """
+        if not 0 <= num < self.num_turns:
+            raise ValueError(f"num must be in 0..{self.num_turns - 1}, got {num}")
+        starts = [i for i, message in enumerate(self.messages) if message.role == "user"]
+        return replace(self, messages=(*self.messages[: starts[0]], *self.messages[starts[num] :]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,8 @@ class Completion:
     usage: as an endpoint counted it, which keeps the ids to itself; None where it counted nothing.
     image_digests: per image of the prompt, a hash of the pixels the model saw and of how many tokens they became
         (`VLMProcessor.image_digest`), for the learner to compare; empty where the engine cannot tell.
+    num_cut_turns: how many of the prompt's first turns were left out since the whole did not fit; ids and digests are
+        those of `prompt.without_first_turns(num_cut_turns)`.
     """
 
     text: str
@@ -103,6 +122,22 @@ class Completion:
     weights_version: int
     usage: Usage | None = None
     image_digests: tuple[bytes, ...] = ()
+    num_cut_turns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedWeights:
+    """Weights that a trainer sends by a transport of its own, GPU to GPU, while an engine loads them.
+
+    transport: its name, such as "nccl". init: the handshake of a new connection, None where the last one stands.
+    update: what is sent and how to get at it. checksum: `weights_checksum` of the tensors. The mappings are what
+    the receiving end of the transport reads.
+    """
+
+    transport: str
+    init: Mapping[str, Any] | None
+    update: Mapping[str, Any]
+    checksum: int
 
 
 class NoWeightsError(RuntimeError):
@@ -134,12 +169,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
-        """Replaces the weights (tensors under the model's own parameter names, or a model directory)."""
-        ...
-
     async def weights_version(self) -> int | None:
-        """Version in use, or None while the engine waits for its first weights and so serves nothing."""
+        """Version in use, or None while the engine waits for weights and so serves nothing."""
         ...
 
     async def pause(self) -> None:
@@ -147,6 +178,38 @@ class Engine(Protocol):
         ...
 
     async def resume(self) -> None: ...
+
+
+@runtime_checkable
+class TrainableEngine(Engine, Protocol):
+    """An engine whose weights a trainer replaces while it serves.
+
+    Option `in_flight` of its constructor, an `InFlight`, decides what becomes of requests under way when weights come.
+    """
+
+    async def load_weights(self, weights: Mapping[str, torch.Tensor] | str | OfferedWeights, version: int) -> None:
+        """Replaces the weights, as one operation: requests wait, those under way finish or start again, caches are
+        cleared, the weights come, the version changes, requests go on.
+
+        weights: tensors under the model's own parameter names, a model directory, or what a trainer sends meanwhile,
+        where the engine knows that transport.
+
+        Raises:
+            ValueError: the weights are not those of this model; nothing has changed.
+            Exception: anything else. The engine then raises NoWeightsError until a load succeeds.
+        """
+        ...
+
+    async def sleep(self) -> None:
+        """Pauses and gives back what device memory it can; the next `load_weights` wakes the engine.
+
+        Until then requests wait.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends what the engine started; requests under way fail. More than once does no harm."""
+        ...
 
 
 def make_engine(type: str, **options: Any) -> Engine:

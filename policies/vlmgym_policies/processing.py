@@ -33,6 +33,14 @@ class SpelledResponse(NamedTuple):
     spans: list[tuple[int, int]]
 
 
+class FittedPrompt(NamedTuple):
+    """A prompt that a model has room for. token_ids: int32 [P], as `VLMProcessor.encode` gives; num_cut_turns: left out."""
+
+    prompt: Prompt
+    token_ids: NDArray[np.int32]
+    num_cut_turns: int
+
+
 class VLMProcessor:
     """Tokenizer, chat template and image processor of one model directory (or hub name).
 
@@ -84,6 +92,24 @@ class VLMProcessor:
         The same ids as the processor's own call makes. Cached in parts: siblings and equal texts share the work.
         """
         return self._encode_messages(prompt.messages)
+
+    def fit(self, prompt: Prompt, max_tokens: int) -> FittedPrompt:
+        """The prompt without as many of its first turns as do not fit into `max_tokens`; never cut inside a turn.
+
+        Errors: ValueError where the last turn alone does not fit.
+        """
+        for num_cut in range(prompt.num_turns):
+            rest = prompt.without_first_turns(num_cut)
+            token_ids = self.encode(rest)
+            if len(token_ids) <= max_tokens:
+                return FittedPrompt(rest, token_ids, num_cut)
+        raise ValueError(f"a prompt must have at most {max_tokens} tokens, its last turn has {len(token_ids)}")
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of prompt and response together that the model has positions for."""
+        length: int = self._config.get_text_config().max_position_embeddings
+        return length
 
     def spell_response(self, text: str) -> SpelledResponse:
         """A written response, end token included. Never for a sampled one, whose ids are known."""

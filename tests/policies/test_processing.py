@@ -60,3 +60,31 @@ def test_saving_keeps_the_files_that_only_other_engines_read(make_model, tmp_pat
     VLMProcessor(str(path)).save_pretrained(tmp_path)
     name = "video_preprocessor_config.json"
     assert (tmp_path / name).read_bytes() == (path / name).read_bytes()
+
+
+def test_a_prompt_that_is_too_long_loses_whole_turns_and_their_pictures(make_model, game):
+    processor = VLMProcessor(str(make_model(0)))
+    images = [make_prompt("", game.render(game.mid_game(seed))).images for seed in range(3)]
+    turns = [m for i in images for m in (Message("user", "now?", i), Message("assistant", "(0, 1)"))][:-1]
+    prompt = Prompt((Message("system", "play"), *turns))
+    whole = processor.encode(prompt)
+    assert processor.fit(prompt, len(whole)).num_cut_turns == 0
+
+    fitted = processor.fit(prompt, len(whole) - 1)
+    assert fitted.num_cut_turns == 1 and fitted.prompt.images == (*images[1], *images[2])
+    assert fitted.prompt.messages == (Message("system", "play"), *turns[2:])
+    np.testing.assert_array_equal(fitted.token_ids, processor.encode(fitted.prompt))
+    assert (fitted.token_ids == processor.image_token_id).sum() == 24
+
+    last = processor.encode(prompt.without_first_turns(2))
+    assert processor.fit(prompt, len(last)).num_cut_turns == 2
+    with pytest.raises(ValueError, match=f"at most {len(last) - 1} tokens, its last turn has {len(last)}"):
+        processor.fit(prompt, len(last) - 1)
+
+
+def test_turns_begin_with_the_user():
+    prompt = Prompt(tuple(Message(role, str(i)) for i, role in enumerate(("system", "user", "assistant", "user"))))
+    assert [m.text for m in prompt.without_first_turns(1).messages] == ["0", "3"]
+    assert prompt.without_first_turns(0) == prompt and prompt.num_turns == 2
+    with pytest.raises(ValueError, match=re.escape("num must be in 0..1, got 2")):
+        prompt.without_first_turns(2)

@@ -20,6 +20,7 @@ RESPONSE_IDS = "response_ids"
 RESPONSE_LOGPROBS = "response_logprobs"
 WEIGHTS_VERSION = "weights_version"
 IMAGE_DIGESTS = "image_digests"
+NUM_CUT_TURNS = "num_cut_turns"
 
 
 class TrainSequence(NamedTuple):
@@ -80,7 +81,7 @@ class SequencesFromEpisodes(ConnectorV2):
                     old_logprobs=outputs[RESPONSE_LOGPROBS][turn],
                     weights=np.ones(len(response_ids), dtype=np.float32),
                     advantage=advantage,
-                    images=prompt.images,
+                    images=prompt.without_first_turns(outputs[NUM_CUT_TURNS][turn]).images,
                     image_digests=outputs[IMAGE_DIGESTS][turn],
                 )
                 self.add_batch_item(batch, SEQUENCES, record, branch)

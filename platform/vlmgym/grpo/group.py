@@ -16,7 +16,14 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 
-from vlmgym.grpo.batching import IMAGE_DIGESTS, PROMPT_IDS, RESPONSE_IDS, RESPONSE_LOGPROBS, WEIGHTS_VERSION
+from vlmgym.grpo.batching import (
+    IMAGE_DIGESTS,
+    NUM_CUT_TURNS,
+    PROMPT_IDS,
+    RESPONSE_IDS,
+    RESPONSE_LOGPROBS,
+    WEIGHTS_VERSION,
+)
 from vlmgym.grpo.env_thread import EnvThread
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.engine import Completion, Prompt, Sampling
@@ -39,6 +46,7 @@ class GroupStats(NamedTuple):
     perception_board: float
     response_tokens: float
     truncated_rate: float
+    cut_prompt_rate: float
     num_decisions: int
     weights_version: int
 
@@ -134,6 +142,7 @@ class GroupPlayer:
                     RESPONSE_LOGPROBS: completion.logprobs,
                     WEIGHTS_VERSION: completion.weights_version,
                     IMAGE_DIGESTS: completion.image_digests,
+                    NUM_CUT_TURNS: completion.num_cut_turns,
                 }
             },
         )
@@ -166,6 +175,9 @@ def group_stats(episode: MultiAgentEpisode) -> GroupStats:
         perception_board=float(np.mean([s.board for s in scores])),
         response_tokens=float(np.mean(lengths)),
         truncated_rate=float(np.mean([info["finish_reason"] == "length" for info in infos])),
+        cut_prompt_rate=float(
+            np.mean([cut > 0 for branch in branches for cut in branch.extra_model_outputs[NUM_CUT_TURNS]])
+        ),
         num_decisions=len(scores),
         weights_version=min(versions),
     )
@@ -175,7 +187,7 @@ def log_group_stats(metrics: Any, groups: Sequence[GroupStats], *, key: str | No
     """Logs means over groups and counts, under RLlib's names where it has one."""
     names = ("game_reward", "legal_move_rate", "format_rate", "perception_cells", "perception_board")
     values = {name: np.mean([getattr(g, name) for g in groups]) for name in (*names, "response_tokens")}
-    values["truncated_rate"] = np.mean([g.truncated_rate for g in groups])
+    values |= {name: np.mean([getattr(g, name) for g in groups]) for name in ("truncated_rate", "cut_prompt_rate")}
     values["group_return_std"] = np.mean([g.return_std for g in groups])
     values["zero_std_fraction"] = np.mean([g.return_std == 0.0 for g in groups])
     values[EPISODE_RETURN_MEAN] = np.mean([g.return_mean for g in groups])

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlmgym_policies.engine import Completion, Prompt, Sampling
-
-if TYPE_CHECKING:
-    import torch
 
 Answerer = Callable[[list[bytes], list[str]], "Sequence[str] | Awaitable[Sequence[str]]"]
 """(images, prompts) -> answers. images: the last picture of each prompt, a PNG file; prompts: its last text."""
@@ -54,9 +51,6 @@ class FunctionEngine:
         if self._caller is None or self._caller.done():
             self._caller = loop.create_task(self._call())
         return [_completion(text) for text in await asyncio.gather(*(request.future for request in requests))]
-
-    async def load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
-        raise TypeError("weights cannot be loaded into a function")
 
     async def weights_version(self) -> int | None:
         return 0

@@ -6,17 +6,14 @@ import asyncio
 import base64
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import openai
 from openai.types.chat import ChatCompletion
 
 from vlmgym_policies.engine import Completion, GenerationError, Message, Prompt, Sampling, Usage
-
-if TYPE_CHECKING:
-    import torch
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"
@@ -62,9 +59,6 @@ class OpenAIEngine:
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         self._connect()
         return list(await asyncio.gather(*(self._complete(p, sampling, i) for i, p in enumerate(prompts))))
-
-    async def load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
-        raise TypeError("weights cannot be loaded into a model behind a URL")
 
     async def weights_version(self) -> int | None:
         return 0

@@ -54,6 +54,12 @@ class ScriptedEngine:
     async def resume(self) -> None:
         self._open.set()
 
+    async def sleep(self) -> None:
+        """Nothing to give back: goes on."""
+
+    def close(self) -> None:
+        """Nothing was started."""
+
     def _complete(self, prompt: Prompt, sampling: Sampling, index: int) -> Completion:
         assert self._version is not None
         text = self._writer(prompt, np.random.default_rng([sampling.seed, index]))

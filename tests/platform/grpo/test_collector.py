@@ -10,7 +10,7 @@ from vlmgym.grpo.collector import GroupCollector
 from vlmgym.grpo.group import GroupStats
 from vlmgym.grpo.runner import DroppedGroup, PlayedGroup, Sample
 
-STATS = GroupStats(*[0.0] * 9, num_decisions=2, weights_version=0)
+STATS = GroupStats(*[0.0] * 10, num_decisions=2, weights_version=0)
 
 
 def played(group_id, return_std=1.0):

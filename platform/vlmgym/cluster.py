@@ -6,24 +6,32 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import vlmgym
 from vlmgym.job import Job, JobError
-from vlmgym.planning import placement
+from vlmgym.planning import Bundle, placement
 from vlmgym_envs.names import unknown_name
 
 SOURCE_ROOTS = ("platform", "envs", "policies")
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 
-class Resources(NamedTuple):
-    """What a cluster has to give; a machine without one is a cluster of its own."""
+class NodeResources(NamedTuple):
+    """What one machine has."""
 
     cpus: float
     gpus: float
+
+
+class Resources(NamedTuple):
+    """What a cluster has to give; a machine without one is a cluster of its own. nodes: what each machine has."""
+
+    cpus: float
+    gpus: float
+    nodes: tuple[NodeResources, ...] = ()
 
 
 def start_ray(num_cpus: int | None = None) -> Resources:
@@ -114,8 +122,25 @@ def check_resources(job: Job, resources: Resources) -> None:
             parts = ", ".join(f"{bundle.count_key} {need:g}" for bundle, need in needs.items())
             total = f"{sum(needs.values()):g}"
             raise JobError(f"this job needs {total} {unit} ({parts}), this cluster has {available:g}")
+    _check_nodes(bundles, resources.nodes or [NodeResources(resources.cpus, resources.gpus)])
     if job.grpo.groups < job.learners.count:
         raise JobError(f"grpo.groups must be at least learners.count = {job.learners.count}, got {job.grpo.groups}")
+
+
+def _check_nodes(bundles: Sequence[Bundle], nodes: Sequence[NodeResources]) -> None:
+    """An actor cannot be spread over nodes. Errors: JobError where the actors, the largest first, do not find room."""
+    free = list(nodes)
+    actors = [bundle for bundle in bundles for _ in range(bundle.num_actors)]
+    for actor in sorted(actors, key=lambda bundle: (bundle.gpus, bundle.cpus), reverse=True):
+        fitting = [i for i, node in enumerate(free) if node.cpus >= actor.cpus and node.gpus >= actor.gpus]
+        if not fitting:
+            left = max((free[i].gpus, free[i].cpus) for i in range(len(free)))
+            raise JobError(
+                f"{actor.count_key}: each {actor.role} needs {actor.cpus:g} CPUs and {actor.gpus:g} GPUs on one node; "
+                f"of {len(free)} nodes none has them left, at most {left[1]:g} CPUs and {left[0]:g} GPUs"
+            )
+        tightest = min(fitting, key=lambda i: (free[i].gpus, free[i].cpus))
+        free[tightest] = NodeResources(free[tightest].cpus - actor.cpus, free[tightest].gpus - actor.gpus)
 
 
 def worker_runtime_env() -> dict[str, Any]:
@@ -159,4 +184,9 @@ def _cluster_resources() -> Resources:
     import ray
 
     total = ray.cluster_resources()
-    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Resources(
+        total.get("CPU", 0.0),
+        total.get("GPU", 0.0),
+        tuple(NodeResources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes),
+    )

@@ -109,6 +109,7 @@ class ColdStart(GRPO):
 
     def training_step(self) -> None:
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER), reduce="mean", window=1):
+            self._make_room()
             for _ in range(self.config.updates_per_iteration):
                 self._update_once()
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER), reduce="mean", window=1):

@@ -50,9 +50,13 @@ class Memory(NamedTuple):
 
 
 def placement(job: Job) -> list[Bundle]:
-    """What Ray has to reserve. The driver reserves nothing; without learner actors it learns itself."""
+    """What Ray has to reserve. The driver reserves nothing; without learner actors it learns itself.
+
+    Colocated engines reserve no GPU: they have those of the learners.
+    """
+    engine = job.engine
     bundles = [
-        Bundle("engine", "engine.replicas", job.engine.replicas, job.engine.num_cpus, job.engine.num_gpus),
+        Bundle("engine", "engine.replicas", engine.replicas, engine.num_cpus, engine.num_gpus),
         Bundle("env runner", "env_runners.count", job.env_runners.count, job.env_runners.num_cpus, 0.0),
     ]
     learners = job.learners
@@ -103,6 +107,8 @@ def print_plan(console: Console, job: Job) -> None:
         yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110), markup=False, soft_wrap=True
     )
     _print_placement(console, placement(job), has_learners=job.learners.count > 0)
+    if job.engine.placement == "colocated":
+        console.print("Engines are colocated: they share the learners' GPUs, and sleep while those update.")
     if job.model.path is None:
         console.print("Memory: the tiny model takes less than 1 GiB per process.")
         return

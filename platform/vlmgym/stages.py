@@ -127,12 +127,15 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
         num_engines=job.engine.replicas,
         num_cpus_per_engine=job.engine.num_cpus,
         num_gpus_per_engine=job.engine.num_gpus,
-        engine_options={"max_batch_size": job.engine.max_batch_size},
+        engine_placement=job.engine.placement,
+        tensor_parallel=job.engine.tensor_parallel,
+        engine_options=_engine_options(job),
     )
     config.timeouts(
         env_step_timeout_s=job.env_runners.step_timeout_s,
         env_reset_timeout_s=job.env_runners.reset_timeout_s,
         generation_timeout_s=job.engine.timeout_s,
+        engine_restart_timeout_s=job.engine.restart_timeout_s,
     )
     config.learners(
         num_learners=job.learners.count,
@@ -141,3 +144,13 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
     )
     config.debugging(seed=job.seed, log_level="ERROR")
     return config
+
+
+def _engine_options(job: Job) -> dict[str, Any]:
+    engine = job.engine
+    options: dict[str, Any] = {"max_batch_size": engine.max_batch_size, "in_flight": engine.in_flight}
+    if engine.max_model_len is not None:
+        options["max_model_len"] = engine.max_model_len
+    if engine.type == "vllm":
+        options["gpu_memory_utilization"] = engine.gpu_memory_utilization
+    return options

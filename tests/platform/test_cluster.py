@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from vlmgym.cluster import Resources, check_resources, choose_profile, local_resources, worker_runtime_env
+from vlmgym.cluster import (
+    NodeResources,
+    Resources,
+    check_resources,
+    choose_profile,
+    local_resources,
+    worker_runtime_env,
+)
 from vlmgym.job import JobError, load_job
 
 WriteJob = Callable[..., Path]
@@ -68,6 +75,33 @@ def test_a_job_that_needs_too_much_is_refused_in_one_line(write_job: WriteJob, m
 def test_a_job_that_fits_exactly_is_accepted(write_job: WriteJob) -> None:
     check_resources(load_job(write_job(FITTING)), LAPTOP)
     check_resources(load_job(write_job("learners: {count: 8, num_gpus: 1}")), SERVER)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "refused"),
+    [
+        (
+            [(8, 2), (8, 2)],
+            "engine.replicas: each engine needs 2 CPUs and 4 GPUs on one node; of 2 nodes none has them",
+        ),
+        ([(8, 4), (0, 0)], None),
+        ([(1, 4), (7, 0)], "at most 1 CPUs and 4 GPUs"),
+        ([(2, 4), (1, 0)], None),
+        ([(2, 4), (0.5, 0), (0.5, 0)], "env_runners.count: each env runner needs 1 CPUs and 0 GPUs on one node"),
+    ],
+)
+def test_an_actor_needs_its_resources_on_one_node(
+    write_job: WriteJob, nodes: list[tuple[float, float]], refused: str | None
+) -> None:
+    """An engine of 4 GPUs and 2 CPUs, and a runner of 1 CPU."""
+    path = write_job(FITTING + "engine: {type: vllm, num_cpus: 2, num_gpus: 4, tensor_parallel: 4}")
+    cluster = Resources(sum(c for c, _ in nodes), sum(g for _, g in nodes), tuple(NodeResources(*n) for n in nodes))
+    if refused is None:
+        check_resources(load_job(path), cluster)
+        return
+    with pytest.raises(JobError) as error:
+        check_resources(load_job(path), cluster)
+    assert refused in str(error.value) and "\n" not in str(error.value)
 
 
 def test_every_learner_needs_a_group(write_job: WriteJob) -> None:
@@ -136,7 +170,7 @@ def test_a_local_cluster_has_bounded_memory_and_leaves_the_home_directory_alone(
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")] or [done.stderr]
     first, again, store_bytes, imported = json.loads(line.removeprefix("RESULT "))
-    assert first == again == [2.0, first[1]]
+    assert first == again == [2.0, first[1], [[2.0, first[1]]]]
     assert store_bytes == 512 * 2**20
     assert imported == str(ROOT / "envs/vlmgym_envs/__init__.py")
     assert not (tmp_path / ".ray").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -18,12 +17,14 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune import PlacementGroupFactory
 
-from vlmgym.engine_actor import start_engines
+from vlmgym.engine_actor import start_engine
+from vlmgym.engine_group import EngineGroup
+from vlmgym.engine_placement import actor_options, engine_bundles, engine_options, learner_places, weights_transport
 from vlmgym.grpo.collector import GroupCollector
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.group import log_group_stats
 from vlmgym.grpo.runner import PlayedGroup
-from vlmgym.weights import push_weights
+from vlmgym.weights import WeightPush
 
 
 class GRPO(Algorithm):
@@ -43,22 +44,19 @@ class GRPO(Algorithm):
 
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
-        """RLlib's bundles, then one per engine."""
+        """RLlib's bundles with room for the engines."""
         if isinstance(config, dict):
             config = cls.get_default_config().update_from_dict(config)
         request = super().default_resource_request(config)
-        engine = {"CPU": config.num_cpus_per_engine, "GPU": config.num_gpus_per_engine}
-        return PlacementGroupFactory([*request.bundles, *[engine] * config.num_engines], strategy=request.strategy)
+        return PlacementGroupFactory(engine_bundles(config, request.bundles), strategy=request.strategy)
 
     def setup(self, config: Any) -> None:
-        self._engines: list[Any] = []
+        self._engines: EngineGroup | None = None
+        self._handed_out: tuple[Any, ...] = ()
         self.played_groups: Sequence[PlayedGroup] = ()
         super().setup(config)
         self._collector = GroupCollector(self.config, self.env_runner_group, self._bring_back)
-        self._engines = start_engines(self.config)
-        for group in (self.env_runner_group, self.eval_env_runner_group):
-            if group is not None:
-                _hand_out(group, self._engines)
+        self._engines = self._start_engines()
         self._sync_weights()
 
     def training_step(self) -> None:
@@ -68,6 +66,7 @@ class GRPO(Algorithm):
         lag = self.weights_version - min(group.stats.weights_version for group in groups)
         self.metrics.log_value("weights_version_lag", lag, window=1)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER), reduce="mean", window=1):
+            self._make_room()
             self._update(groups)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER), reduce="mean", window=1):
             self._sync_weights()
@@ -79,21 +78,49 @@ class GRPO(Algorithm):
 
     @property
     def engines(self) -> Sequence[Any]:
-        """Handles of the engine actors; they serve `weights_version`."""
-        return tuple(self._engines)
+        """Handles of the engine actors that serve `weights_version`; changes where one had to be replaced."""
+        return () if self._engines is None else self._engines.serving
+
+    def _start_engines(self) -> EngineGroup:
+        config = self.config
+        places = learner_places(self.learner_group) if config.engine_placement == "colocated" else []
+        push = WeightPush(
+            self.learner_group,
+            POLICY_ID,
+            weights_transport(config),
+            config.tensor_parallel,
+            config.engine_restart_timeout_s,
+        )
+        return EngineGroup(
+            config.num_engines,
+            lambda index: start_engine(
+                config.engine_type, engine_options(config), actor_options(config, index, places)
+            ),
+            push,
+            config.engine_restart_timeout_s,
+        )
 
     def _collect(self) -> list[PlayedGroup]:
+        if not self._engine_group.complete:
+            self._bring_back()
         groups = self._collector.take(self.weights_version)
         self.metrics.aggregate(self._collector.metrics, key=ENV_RUNNER_RESULTS)
         self._collector.metrics.clear()
         for name, number in self._collector.counts._asdict().items():
             self.metrics.log_value(f"num_groups_{name}_lifetime", number, window=1)
+        self.metrics.log_value("num_engines_replaced_lifetime", self._engine_group.num_replaced, window=1)
         return groups
 
     def _bring_back(self) -> None:
-        """Hands restarted runners their engines, and restarted engines the weights."""
+        """Replaces lost engines, and hands restarted runners those that serve."""
+        self._engine_group.refresh()
+        self._hand_out()
         self.restore_env_runners(self.env_runner_group)
-        self._sync_weights()
+
+    def _make_room(self) -> None:
+        """Colocated engines give their memory to the learners until the next weights come."""
+        if self.config.engine_placement == "colocated":
+            self._engine_group.sleep()
 
     def _update(self, groups: Sequence[PlayedGroup]) -> None:
         timesteps = {
@@ -107,8 +134,23 @@ class GRPO(Algorithm):
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
+    @property
+    def _engine_group(self) -> EngineGroup:
+        assert self._engines is not None, "setup has not run"
+        return self._engines
+
     def _sync_weights(self) -> None:
-        self._version = push_weights(self.learner_group, POLICY_ID, self._engines)
+        self._version = self._engine_group.sync()
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Tells the runners which engines serve, where that has changed."""
+        if self.engines == self._handed_out:
+            return
+        self._handed_out = tuple(self.engines)
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            if group is not None:
+                _set_engines(group, self._handed_out)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Gives restarted runners their engines. RLlib's own version would send them weights."""
@@ -116,7 +158,7 @@ class GRPO(Algorithm):
             return []
         restored: list[int] = env_runner_group.probe_unhealthy_env_runners()
         if restored:
-            _hand_out(env_runner_group, self._engines, restored)
+            _set_engines(env_runner_group, self.engines, restored)
         return restored
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -129,17 +171,16 @@ class GRPO(Algorithm):
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         super().restore_from_path(path, *args, **kwargs)
-        if self._engines:
+        if self._engines is not None:
             self._sync_weights()
 
     def cleanup(self) -> None:
         super().cleanup()
-        for engine in self._engines:
-            ray.kill(engine)
-        self._engines = []
+        if self._engines is not None:
+            self._engines.stop()
 
 
-def _hand_out(env_runner_group: Any, engines: Sequence[Any], worker_ids: Sequence[int] | None = None) -> None:
+def _set_engines(env_runner_group: Any, engines: Sequence[Any], worker_ids: Sequence[int] | None = None) -> None:
     env_runner_group.foreach_env_runner(
         lambda runner: runner.set_engines(engines),
         remote_worker_ids=worker_ids,

@@ -12,6 +12,8 @@ from vlmgym.grpo.runner import DroppedGroup, PlayedGroup, Sample
 POLL_S = 0.1
 RESTART_POLL_S = 0.5
 LOCAL_RUNNER = 0
+MAX_LOSSES = 3
+"""A group that was under way at so many losses of engines or runners may be what they died of: it is dropped."""
 
 
 class Pending(NamedTuple):
@@ -22,14 +24,17 @@ class Pending(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """A group that was played. version: the newest when it was asked for."""
+    """A group that was played. version: the newest when it was asked for, or an older one that it was answered with."""
 
     version: int
     group: PlayedGroup
 
 
 class CollectorCounts(NamedTuple):
-    """Groups since the start of the run: requested = delivered + dropped + stale + uninformative + unfinished."""
+    """Groups since the start of the run: requested = delivered + dropped + stale + uninformative + unfinished.
+
+    redone: how often a group was asked for again, since its engine or runner was lost. It is the same group still.
+    """
 
     requested: int = 0
     delivered: int = 0
@@ -37,6 +42,7 @@ class CollectorCounts(NamedTuple):
     stale: int = 0
     uninformative: int = 0
     unfinished: int = 0
+    redone: int = 0
 
 
 class GroupCollector:
@@ -46,7 +52,7 @@ class GroupCollector:
     many updates can pass between asking for a group and learning from it. With lag 0 a batch is asked for, waited for
     and handed out: the synchronous algorithm.
 
-    on_loss() is called after groups were lost, to bring runners and engines back.
+    on_loss() is called after faults, to bring runners and engines back.
     """
 
     def __init__(self, config: Any, runners: Any, on_loss: Callable[[], None]) -> None:
@@ -56,6 +62,7 @@ class GroupCollector:
         self._pending: dict[int, Pending] = {}
         self._ready: list[Ready] = []
         self._again: list[int] = []
+        self._losses: Counter[int] = Counter()
         self._next_group_id = 0
         self._counts: Counter[str] = Counter()
         self.metrics: list[dict[str, Any]] = []
@@ -71,11 +78,11 @@ class GroupCollector:
         before = self._counts.copy()
         while not self._complete(wanted, version):
             self._request(wanted, version)
-            lost = self._receive(self._poll())
+            faults = self._receive(self._poll())
             num_dropped = self._counts["dropped"] - before["dropped"]
             if num_dropped > self._config.max_dropped_groups:
-                raise RuntimeError(f"{num_dropped} groups were dropped in one iteration, last: {lost[-1].reason}")
-            if lost:
+                raise RuntimeError(f"{num_dropped} groups were dropped in one iteration, last: {faults[-1].reason}")
+            if faults:
                 self._on_loss()
             self._discard(version, self._counts["uninformative"] - before["uninformative"])
         batch, self._ready = self._ready[:wanted], self._ready[wanted:]
@@ -152,8 +159,8 @@ class GroupCollector:
         return samples
 
     def _receive(self, samples: Iterable[Sample]) -> list[DroppedGroup]:
-        """Takes what came, and gives up what lost runners were asked for. Returns what was dropped."""
-        dropped: list[DroppedGroup] = []
+        """Takes what came. Groups of lost engines and runners are asked for again. Returns all that met a fault."""
+        faults: list[DroppedGroup] = []
         for sample in samples:
             self.metrics.append(sample.metrics)
             for answer in sample.groups:
@@ -161,17 +168,28 @@ class GroupCollector:
                 if pending is None:
                     continue
                 if isinstance(answer, PlayedGroup):
-                    self._ready.append(Ready(pending.version, answer))
+                    self._ready.append(Ready(min(pending.version, answer.stats.weights_version), answer))
                 else:
-                    dropped.append(answer)
+                    faults.append(answer)
         alive = {LOCAL_RUNNER, *self._runners.healthy_worker_ids()}
         lost = [group_id for group_id, pending in self._pending.items() if pending.runner not in alive]
         for group_id in lost:
             del self._pending[group_id]
-            dropped.append(DroppedGroup(group_id, "its env runner was lost"))
+            faults.append(DroppedGroup(group_id, "its env runner was lost", lost=True))
         self._ready.sort(key=lambda ready: (ready.version, ready.group.group_id))
-        self._counts["dropped"] += len(dropped)
-        return dropped
+        for fault in faults:
+            self._give_up(fault)
+        return faults
+
+    def _give_up(self, fault: DroppedGroup) -> None:
+        """Drops the group, or asks for it again where it is not at fault."""
+        if fault.lost:
+            self._losses[fault.group_id] += 1
+            if self._losses[fault.group_id] < MAX_LOSSES:
+                self._again.append(fault.group_id)
+                self._counts["redone"] += 1
+                return
+        self._counts["dropped"] += 1
 
     def _discard(self, version: int, num_uninformative: int) -> None:
         """Leaves out groups that are too old, and, up to a bound per batch, those whose rewards are all equal."""

@@ -9,8 +9,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.learner import AgentToModuleMapping
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from vlmgym.engine_placement import check_engines
 from vlmgym_envs.rllib import GameGroupEnv
-from vlmgym_policies.engine import ENGINES, ENGINES_WITHOUT_WEIGHTS
 from vlmgym_policies.scoring import RewardWeights
 
 POLICY_ID = "policy"
@@ -62,6 +62,9 @@ class GRPOConfig(AlgorithmConfig):
         self.num_engines = 1
         self.num_cpus_per_engine: float = 1
         self.num_gpus_per_engine: float = 0
+        self.engine_placement = "disaggregated"
+        self.tensor_parallel = 1
+        self.engine_restart_timeout_s = 1800.0
         self.lr = 1e-6
         self.grad_clip = 1.0
         self.grad_clip_by = "global_norm"
@@ -155,14 +158,25 @@ class GRPOConfig(AlgorithmConfig):
         num_engines: int = NotProvided,
         num_cpus_per_engine: float = NotProvided,
         num_gpus_per_engine: float = NotProvided,
+        engine_placement: Literal["disaggregated", "colocated"] = NotProvided,
+        tensor_parallel: int = NotProvided,
         engine_options: Mapping[str, Any] = NotProvided,
     ) -> Self:
-        """Who generates: actors of one engine type, `engine_options` for its constructor."""
+        """Who generates: actors of one engine type.
+
+        Args:
+            engine_placement: "disaggregated" engines have CPUs and GPUs of their own. "colocated" ones share the GPUs
+                of the learners, in their order, and sleep while those update; they reserve CPUs alone.
+            tensor_parallel: GPUs that share one engine's model.
+            engine_options: for the engine's constructor.
+        """
         return self._set(
             engine_type=engine_type,
             num_engines=num_engines,
             num_cpus_per_engine=num_cpus_per_engine,
             num_gpus_per_engine=num_gpus_per_engine,
+            engine_placement=engine_placement,
+            tensor_parallel=tensor_parallel,
             engine_options=engine_options,
         )
 
@@ -172,12 +186,18 @@ class GRPOConfig(AlgorithmConfig):
         env_step_timeout_s: float = NotProvided,
         env_reset_timeout_s: float = NotProvided,
         generation_timeout_s: float = NotProvided,
+        engine_restart_timeout_s: float = NotProvided,
     ) -> Self:
-        """How long an environment or an engine may take before the group that waits for it is replaced."""
+        """How long an environment or an engine may take before the group that waits for it is replaced.
+
+        Args:
+            engine_restart_timeout_s: how long a run waits for a new engine where none is left, and for one that loads.
+        """
         return self._set(
             env_step_timeout_s=env_step_timeout_s,
             env_reset_timeout_s=env_reset_timeout_s,
             generation_timeout_s=generation_timeout_s,
+            engine_restart_timeout_s=engine_restart_timeout_s,
         )
 
     def sampling(self, *, temperature: float = NotProvided, max_tokens: int = NotProvided) -> Self:
@@ -195,14 +215,14 @@ class GRPOConfig(AlgorithmConfig):
             if getattr(self, name) != self._fixed[name] and not self.in_evaluation:
                 value = f"{self._fixed[name]!r}, got {getattr(self, name)!r}"
                 raise ValueError(f"{name.lstrip('_')} must stay {value}: {reason}")
-        for name in ("num_groups_per_train_batch", "num_engines", "micro_batch_tokens", "max_tokens"):
+        for name in ("num_groups_per_train_batch", "micro_batch_tokens", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         self._check_shared_evenly("num_groups_per_train_batch")
         for name in ("max_dropped_groups", "max_uninformative_groups", "max_weights_lag"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("env_step_timeout_s", "env_reset_timeout_s", "generation_timeout_s"):
+        for name in _TIMEOUTS:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.stale_groups not in ("wait", "drop"):
@@ -211,9 +231,7 @@ class GRPOConfig(AlgorithmConfig):
             raise ValueError(f"importance_cap must be at least 1, got {self.importance_cap}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0 in training, got {self.temperature}")
-        trainable = sorted(ENGINES.keys() - ENGINES_WITHOUT_WEIGHTS)
-        if self.engine_type not in trainable:
-            raise ValueError(f"engine_type must be one of {', '.join(trainable)}, got {self.engine_type!r}")
+        check_engines(self)
         RewardWeights.of("", **self.reward_weights)
         if set(self.policies) != {POLICY_ID}:
             raise ValueError(f"policies must be {{{POLICY_ID!r}}}: one model plays all branches")
@@ -264,6 +282,7 @@ class GRPOConfig(AlgorithmConfig):
         return self
 
 
+_TIMEOUTS = ("env_step_timeout_s", "env_reset_timeout_s", "generation_timeout_s", "engine_restart_timeout_s")
 _FIXED = {
     "gamma": "a decision's return is the sum of its branch's rewards",
     "num_epochs": "GRPO takes one optimizer step per batch of groups",

@@ -20,6 +20,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group import GroupPlayer, GroupStats, group_stats, log_group_stats
 from vlmgym.grpo.group_loop import Finished, GroupLoop, Ticket
+from vlmgym_policies.engine import NoWeightsError
 
 
 class PlayedGroup(NamedTuple):
@@ -31,10 +32,14 @@ class PlayedGroup(NamedTuple):
 
 
 class DroppedGroup(NamedTuple):
-    """A group that a fault cost: it is counted and replaced, never trained on."""
+    """A group that a fault cost; it is never trained on.
+
+    lost: the fault was that its engine or runner went away, so the group itself may be played again.
+    """
 
     group_id: int
     reason: str
+    lost: bool = False
 
 
 class Sample(NamedTuple):
@@ -84,7 +89,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         groups: list[PlayedGroup | DroppedGroup] = []
         for group_id, outcome in self._take(timeout_s):
             if isinstance(outcome, Exception):
-                groups.append(DroppedGroup(group_id, f"{type(outcome).__name__}: {outcome}"))
+                lost = isinstance(outcome, ray.exceptions.RayActorError | NoWeightsError)
+                groups.append(DroppedGroup(group_id, f"{type(outcome).__name__}: {outcome}", lost))
             else:
                 groups.append(PlayedGroup(group_id, ray.put([outcome]), group_stats(outcome)))
         with self._metrics_lock:

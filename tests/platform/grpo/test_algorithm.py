@@ -155,7 +155,7 @@ class HangingEnv(GameGroupEnv):
 
 def test_sampling_goes_on_while_learners_update_and_a_hung_step_costs_its_group(make_config, build):
     config = make_config().environment(HangingEnv).env_runners(num_env_runners=0)
-    config.training(max_weights_lag=1, importance_cap=2.0).timeouts(env_step_timeout_s=2.0)
+    config.training(max_weights_lag=1, importance_cap=2.0).timeouts(env_step_timeout_s=6.0)
     algorithm = build(config)
     lags = []
     for _ in range(3):

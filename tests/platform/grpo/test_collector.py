@@ -10,7 +10,7 @@ from vlmgym.grpo.collector import GroupCollector
 from vlmgym.grpo.group import GroupStats
 from vlmgym.grpo.runner import DroppedGroup, PlayedGroup, Sample
 
-STATS = GroupStats(*[0.0] * 10, num_decisions=2, weights_version=0)
+STATS = GroupStats(*[0.0] * 10, num_decisions=2, weights_version=10**6)
 
 
 def played(group_id, return_std=1.0):
@@ -67,14 +67,14 @@ def test_without_lag_a_batch_is_asked_for_and_waited_for():
     collector, runners, _ = make(lambda runner, group_id: played(group_id))
     assert ids(collector.take(0)) == [0, 1, 2, 3]
     assert ids(collector.take(1)) == [4, 5, 6, 7]
-    assert collector.counts == (8, 8, 0, 0, 0, 0)
+    assert collector.counts == (8, 8, 0, 0, 0, 0, 0)
     assert runners.asked == {1: [], 2: []}
 
 
 def test_a_fault_costs_its_group_alone_and_a_new_one_takes_its_place():
     collector, _, losses = make(lambda _, i: DroppedGroup(i, "no table") if i == 2 else played(i))
     assert ids(collector.take(0)) == [0, 1, 3, 4]
-    assert collector.counts == (5, 4, 1, 0, 0, 0) and losses == [1]
+    assert collector.counts == (5, 4, 1, 0, 0, 0, 0) and losses == [1]
 
 
 def test_too_many_faults_stop_the_run_with_the_last_reason():
@@ -83,7 +83,7 @@ def test_too_many_faults_stop_the_run_with_the_last_reason():
         collector.take(0)
 
 
-def test_what_a_lost_runner_was_asked_for_is_replaced():
+def test_what_a_lost_runner_was_asked_for_is_asked_for_again():
     collector, runners, losses = make(lambda runner, i: None if runner == 2 and i < 4 else played(i))
 
     def lose():
@@ -97,8 +97,31 @@ def test_what_a_lost_runner_was_asked_for_is_replaced():
         return samples
 
     collector._poll = poll_and_lose
-    assert ids(collector.take(0)) == [0, 2, 4, 5]
-    assert collector.counts == (6, 4, 2, 0, 0, 0) and losses
+    assert ids(collector.take(0)) == [0, 1, 2, 3]
+    assert collector.counts == (4, 4, 0, 0, 0, 0, 2) and losses
+
+
+def test_a_group_whose_engine_was_lost_is_asked_for_again_but_not_for_ever():
+    lost = {1: 2, 2: 9}  # how often the engine of a group is lost
+
+    def answer(runner, group_id):
+        if lost.get(group_id, 0):
+            lost[group_id] -= 1
+            return DroppedGroup(group_id, "its engine was lost", lost=True)
+        return played(group_id)
+
+    collector, _, losses = make(answer)
+    assert ids(collector.take(0)) == [0, 1, 3, 4]
+    assert collector.counts == (5, 4, 1, 0, 0, 0, 4) and len(losses) == 3
+
+
+def test_an_answer_with_older_weights_than_it_was_asked_for_counts_as_old():
+    """As of a runner that was given up, came back and told what it had played long ago."""
+    old = PlayedGroup(4, None, STATS._replace(return_std=1.0, weights_version=0))
+    collector, _, _ = make(lambda _, i: old if i == 4 else played(i), max_weights_lag=0)
+    collector.take(0)
+    assert ids(collector.take(1)) == [5, 6, 7, 8]
+    assert collector.counts.stale == 1 and add_up(collector.counts)
 
 
 def test_an_answer_of_a_runner_given_up_is_not_counted_twice():
@@ -106,7 +129,7 @@ def test_an_answer_of_a_runner_given_up_is_not_counted_twice():
     collector.take(0)
     runners.asked[1] = [0, 1]  # answered again
     assert ids(collector.take(1)) == [4, 5, 6, 7]
-    assert collector.counts == (8, 8, 0, 0, 0, 0)
+    assert collector.counts == (8, 8, 0, 0, 0, 0, 0)
 
 
 def test_with_lag_one_a_batch_is_under_way_while_learners_update():
@@ -144,7 +167,7 @@ def test_or_it_is_dropped_when_it_is():
 def test_groups_whose_rewards_are_equal_are_replaced_up_to_a_bound():
     collector, _, _ = make(lambda _, i: played(i, return_std=float(i >= 6)), max_uninformative_groups=3)
     assert ids(collector.take(0)) == [3, 4, 5, 6]  # 0..2 are replaced; 3..5 teach nothing either, but stay
-    assert collector.counts == (7, 4, 0, 0, 3, 0)
+    assert collector.counts == (7, 4, 0, 0, 3, 0, 0)
     assert ids(collector.take(1)) == [7, 8, 9, 10]
 
 
@@ -173,10 +196,16 @@ def test_no_group_is_lost_or_counted_twice_and_none_is_too_old(data, lag, policy
 
     def answer(runner, group_id):
         asked_at.setdefault(group_id, version)
-        fate = data.draw(st.sampled_from(["played", "played", "equal", "late", "dropped"]))
+        fate = data.draw(st.sampled_from(["played", "played", "equal", "late", "dropped", "lost"]))
         if fate == "late":
             return None
-        return DroppedGroup(group_id, "x") if fate == "dropped" else played(group_id, float(fate == "played"))
+        if fate == "lost":
+            asked_at.pop(group_id)
+        return (
+            DroppedGroup(group_id, "x", fate == "lost")
+            if fate in ("dropped", "lost")
+            else played(group_id, float(fate == "played"))
+        )
 
     collector, _, _ = make(
         answer, max_weights_lag=lag, stale_groups=policy, max_uninformative_groups=bound, max_dropped_groups=10_000

@@ -27,8 +27,6 @@ def test_defaults_are_those_of_g1():
         (lambda c: c.env_runners(rollout_fragment_length=10), "rollout_fragment_length must stay"),
         (lambda c: c.training(num_groups_per_train_batch=5).learners(num_learners=2), "must divide by num_learners"),
         (lambda c: c.sampling(temperature=0.0), "temperature must be above 0 in training, got 0.0"),
-        (lambda c: c.engines(engine_type="vlm"), "engine_type must be one of hf, scripted"),
-        (lambda c: c.engines(num_engines=0), "num_engines must be at least 1, got 0"),
         (lambda c: c.training(max_weights_lag=-1), "max_weights_lag must be at least 0, got -1"),
         (lambda c: c.training(stale_groups="keep"), "stale_groups must be 'wait' or 'drop', got 'keep'"),
         (lambda c: c.training(importance_cap=0.5), "importance_cap must be at least 1, got 0.5"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vlmgym_policies.baselines import Demonstrator
-from vlmgym_policies.engine import Engine, NoWeightsError, Sampling, make_engine
+from vlmgym_policies.engine import NoWeightsError, Sampling, TrainableEngine, make_engine
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 from vlmgym_policies.prompting import make_prompt
 
@@ -38,20 +38,22 @@ def vllm_engine(running):
     """Builds an engine, or takes one that was given no weights yet."""
 
     def build(path, game, **options):
-        if tuple(options) not in running:
-            running[tuple(options)] = make_engine("vllm", path=path, dtype="float32", block_size=32, **options)
-        return running[tuple(options)]
+        key = tuple(options.items())
+        if key not in running:
+            running[key] = make_engine("vllm", path=path, dtype="float32", block_size=32, **options)
+        return running[key]
 
     yield build
     for options, engine in list(running.items()):
-        if asyncio.run(engine.weights_version()) != (None if options else 0):
+        if asyncio.run(engine.weights_version()) != (None if ("wait_for_weights", True) in options else 0):
             running.pop(options).close()
 
 
 ENGINES = {"hf": hf_engine, "scripted": scripted_engine}
+VLLM = pytest.param("vllm", marks=pytest.mark.vllm)
 
 
-@pytest.fixture(params=[*sorted(ENGINES), pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.fixture(params=[*sorted(ENGINES), VLLM])
 def build(request, make_model, game):
     start = ENGINES.get(request.param) or request.getfixturevalue(f"{request.param}_engine")
     return lambda **options: start(str(make_model(0)), game, **options)
@@ -68,7 +70,7 @@ def generate(engine, prompts, *, max_tokens=12, **sampling):
 
 
 def test_is_an_engine(build):
-    assert isinstance(build(), Engine)
+    assert isinstance(build(), TrainableEngine)
 
 
 def test_one_completion_per_prompt_in_order(build, prompts, make_model):
@@ -158,6 +160,94 @@ def test_pause_holds_requests_until_resume(build, prompts):
         return await asyncio.wait_for(asked, 60)
 
     assert len(asyncio.run(run())) == 1
+
+
+models = pytest.mark.parametrize("build", ["hf", VLLM], indirect=True)  # which take their time and so can be caught
+in_flight_modes = pytest.mark.parametrize("in_flight", ["finish", "redo"])
+
+
+@models
+def test_sleep_holds_requests_until_weights_come(build, prompts, make_model):
+    weights = load_vlm(str(make_model(0)), torch.float32).state_dict()
+
+    async def run():
+        engine = build()
+        await engine.generate(prompts[:1], Sampling(max_tokens=2))
+        await engine.sleep()
+        asked = asyncio.ensure_future(engine.generate(prompts[:1], Sampling(max_tokens=2)))
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+        await engine.load_weights(weights, 1)
+        return await asyncio.wait_for(asked, 60)
+
+    (completion,) = asyncio.run(run())
+    assert completion.weights_version == 1
+
+
+@models
+@in_flight_modes
+def test_what_is_under_way_finishes_or_starts_again(build, prompts, make_model, in_flight):
+    other = load_vlm(str(make_model(1)), torch.float32).state_dict()
+    sampling = Sampling(temperature=0, max_tokens=64)
+
+    async def run():
+        engine = build(in_flight=in_flight)
+        before = await engine.generate(prompts[:1], sampling)
+        asked = asyncio.ensure_future(engine.generate(prompts[:1], sampling))
+        await asyncio.sleep(0)
+        await engine.generate(prompts[1:2], Sampling(max_tokens=1))  # came later, so the other one runs by now
+        assert not asked.done()
+        await engine.load_weights(other, 1)
+        return before, await asked, await engine.generate(prompts[:1], sampling)
+
+    (before,), (caught,), (after,) = asyncio.run(run())
+    assert not np.array_equal(before.token_ids, after.token_ids)
+    expected = before if in_flight == "finish" else after
+    assert caught.weights_version == expected.weights_version == (0 if in_flight == "finish" else 1)
+    np.testing.assert_array_equal(caught.token_ids, expected.token_ids)
+
+
+@models
+@in_flight_modes
+def test_no_completion_mixes_weights(build, prompts, make_model, in_flight):
+    """Five callers ask on while weights change: each completion is what the weights of its version say."""
+    weights = [load_vlm(str(make_model(seed)), torch.float32).state_dict() for seed in range(2)]
+    sampling = Sampling(temperature=0, max_tokens=24)
+    seen = []
+
+    async def ask_on(engine, index):
+        while True:
+            (completion,) = await engine.generate([prompts[index]], sampling)
+            seen.append((index, completion))
+
+    async def run():
+        engine = build(in_flight=in_flight)
+        await engine.load_weights(weights[1], 1)
+        odd = await engine.generate(prompts, sampling)
+        await engine.load_weights(weights[0], 2)
+        even = await engine.generate(prompts, sampling)
+        callers = [asyncio.ensure_future(ask_on(engine, index)) for index in range(len(prompts))]
+
+        async def until(num, of_version):
+            while sum(completion.weights_version == of_version for _, completion in seen) < num:
+                await asyncio.sleep(0.001)
+                assert not any(caller.done() for caller in callers)
+
+        for version in range(3, 7):
+            await until(3, of_version=version - 1)
+            await engine.load_weights(weights[version % 2], version)
+        await until(1, of_version=6)
+        for caller in callers:
+            caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        return even, odd
+
+    expected = asyncio.run(run())
+    assert not np.array_equal(expected[0][0].token_ids, expected[1][0].token_ids)
+    assert {completion.weights_version for _, completion in seen} == {2, 3, 4, 5, 6}
+    for index, completion in seen:
+        of_its_weights = expected[completion.weights_version % 2][index]
+        np.testing.assert_array_equal(completion.token_ids, of_its_weights.token_ids)
 
 
 def test_unknown_type_is_refused():

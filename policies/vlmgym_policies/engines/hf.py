@@ -1,31 +1,42 @@
-"""The embedded engine: Hugging Face `generate` with pictures and KV cache, requests that wait batched together."""
+"""The embedded engine: a Hugging Face model of this process, whose batch is open between any two tokens."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from vlmgym_policies.engine import Completion, NoWeightsError, Prompt, Sampling
+from vlmgym_policies.engine import (
+    Completion,
+    GenerationError,
+    InFlight,
+    NoWeightsError,
+    OfferedWeights,
+    Prompt,
+    Sampling,
+)
+from vlmgym_policies.engines._hf_call import Call, Request
+from vlmgym_policies.engines._hf_decoder import Decoder, Row
+from vlmgym_policies.engines._hf_weights import Weights
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 
 
-class _Request(NamedTuple):
-    prompt: Prompt
-    sampling: Sampling
-    position: int
-    future: asyncio.Future[Completion]
-
-
 class HFEngine:
-    """Generates with a model of this process; an `Engine`.
+    """Generates with a model of this process; a `TrainableEngine`.
 
-    path: model directory or hub name. wait_for_weights: serve nothing until the first `load_weights` (so that a
-    restarted engine never answers with old weights). max_batch_size: sequences per forward pass.
+    path: model directory or hub name. max_batch_size: rows that are decoded together. batch_wait_s: an idle engine
+    begins when no request has come for so long, or a batch is full; later ones join what runs, where the architecture
+    lets them. max_model_len: tokens of prompt and response together, by default the model's own bound; a prompt loses
+    first turns to leave room for `Sampling.max_tokens`. wait_for_weights: serve nothing until the first `load_weights`
+    (so that a restarted engine never answers with old weights).
+
+    One thread decodes; nothing else touches the model. So calls may come from any event loop.
     """
 
     def __init__(
@@ -36,154 +47,202 @@ class HFEngine:
         device: str = "cpu",
         max_batch_size: int = 256,
         batch_wait_s: float = 0.02,
+        max_model_len: int | None = None,
+        in_flight: InFlight = "finish",
         wait_for_weights: bool = False,
     ) -> None:
+        if max_batch_size < 1:
+            raise ValueError(f"max_batch_size must be at least 1, got {max_batch_size}")
+        if in_flight not in get_args(InFlight):
+            raise ValueError(f"in_flight must be one of {', '.join(get_args(InFlight))}, got {in_flight!r}")
         self._processor = VLMProcessor(path)
-        self._model = load_vlm(path, getattr(torch, dtype)).to(device).eval()
+        model = load_vlm(path, getattr(torch, dtype)).to(device).eval()
+        self._weights = Weights(model, torch.device(device))
+        self._decoder = Decoder(model, self._processor, torch.device(device))
         self._max_batch_size = max_batch_size
         self._batch_wait_s = batch_wait_s
+        self._max_model_len = self._processor.max_model_len if max_model_len is None else max_model_len
+        self._restarts_rows = in_flight == "redo"
+        self._thread = ThreadPoolExecutor(1, "hf-engine")
+        self._running: dict[Row, Request] = {}
+        self._lock = threading.Lock()  # guards what follows
         self._version = None if wait_for_weights else 0
-        self._waiting: list[_Request] = []
-        self._arrived = asyncio.Event()
-        self._open = asyncio.Event()
-        self._idle = asyncio.Lock()
-        self._server: asyncio.Task[None] | None = None
-        self._open.set()
+        self._waiting: list[Request] = []
+        self._num_loads = 0
+        self._is_decoding = self._is_paused = self._is_asleep = self._is_closed = False
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        if self._version is None:
-            raise NoWeightsError
-        loop = asyncio.get_running_loop()
-        if self._server is None or self._server.get_loop() is not loop:
-            self._arrived, self._idle = asyncio.Event(), asyncio.Lock()
-            self._server = loop.create_task(self._serve())
-        requests = [_Request(p, sampling, i, loop.create_future()) for i, p in enumerate(prompts)]
-        self._waiting += requests
-        self._arrived.set()
-        return list(await asyncio.gather(*(request.future for request in requests)))
+        call = Call(len(prompts))
+        with self._lock:
+            if self._is_closed:
+                raise GenerationError("the engine is closed")
+            if self._version is None:
+                raise NoWeightsError
+            self._waiting += [Request(call, prompt, sampling, index) for index, prompt in enumerate(prompts)]
+            self._start_decoding()
+        try:
+            return await asyncio.wrap_future(call.future) if prompts else []
+        finally:
+            call.is_over = True
 
-    async def load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
-        async with self._idle:
-            if isinstance(weights, str):
-                weights = load_vlm(weights, self._model.dtype).state_dict()
-            self._model.load_state_dict(weights)
-            self._version = version
+    async def load_weights(self, weights: Mapping[str, torch.Tensor] | str | OfferedWeights, version: int) -> None:
+        """As `TrainableEngine.load_weights`. A caller that is cancelled does not stop it."""
+        if isinstance(weights, OfferedWeights):
+            raise ValueError(f"engine hf takes tensors or a directory, not weights by transport {weights.transport}")
+        if not isinstance(weights, str):
+            self._weights.check(weights)
+        with self._lock:
+            self._num_loads += 1
+            load = self._thread.submit(self._load, weights, version)
+        await asyncio.shield(asyncio.wrap_future(load))
 
     async def weights_version(self) -> int | None:
         return self._version
 
     async def pause(self) -> None:
-        self._open.clear()
-        async with self._idle:
-            pass
+        with self._lock:
+            self._is_paused = True
+        await asyncio.wrap_future(self._thread.submit(_nothing))
 
     async def resume(self) -> None:
-        self._open.set()
+        with self._lock:
+            self._is_paused = False
+            self._start_decoding()
 
-    async def _serve(self) -> None:
-        """Batches whatever waits, for as long as this engine lives."""
-        while True:
-            await self._arrived.wait()
-            await self._settle()
-            await self._open.wait()
-            async with self._idle:
-                batch, self._waiting = self._waiting[: self._max_batch_size], self._waiting[self._max_batch_size :]
-                if not self._waiting:
-                    self._arrived.clear()
-                if batch:
-                    await self._answer(batch)
+    async def sleep(self) -> None:
+        with self._lock:
+            self._is_asleep = True
+        await asyncio.wrap_future(self._thread.submit(self._weights.sleep))
 
-    async def _settle(self) -> None:
+    def close(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._thread.submit(self._fail_waiting, GenerationError("the engine is closed"))
+        self._thread.shutdown()
+
+    def _start_decoding(self) -> None:
+        """Unless it goes on, or must not. With the lock held."""
+        if self._waiting and not self._is_held and not self._is_decoding:
+            self._is_decoding = True
+            self._thread.submit(self._decode)
+
+    @property
+    def _is_held(self) -> bool:
+        return self._is_paused or self._is_asleep or self._is_closed or self._num_loads > 0
+
+    # All below runs in the engine's thread.
+
+    def _decode(self) -> None:
+        """Decodes for as long as there are rows that may run."""
+        while (newcomers := self._take()) is not None:
+            try:
+                self._admit(newcomers)
+                if self._running:
+                    self._step()
+            except Exception as error:
+                _fail(self._running.values(), error)
+                self._running.clear()
+                self._decoder.clear()
+
+    def _take(self) -> list[Request] | None:
+        """Requests that join now, maybe none; None where no row runs either, and then decoding has ended."""
+        if not self._running:
+            self._settle()
+        with self._lock:
+            if self._is_closed or (self._restarts_rows and self._num_loads):
+                self._waiting[:0] = self._running.values()
+                self._running.clear()
+                self._decoder.clear()
+            num = 0 if self._is_held or not self._decoder.can_join else self._max_batch_size - len(self._running)
+            newcomers, self._waiting = self._waiting[:num], self._waiting[num:]
+            self._is_decoding = bool(newcomers or self._running)
+            return newcomers if self._is_decoding else None
+
+    def _settle(self) -> None:
         """Waits until no request has come for `batch_wait_s`, or a batch is full."""
-        seen = 0
-        while seen < len(self._waiting) < self._max_batch_size:
-            seen = len(self._waiting)
-            await asyncio.sleep(self._batch_wait_s)
+        num_seen = 0
+        while num_seen < len(self._waiting) < self._max_batch_size and not self._is_held:
+            num_seen = len(self._waiting)
+            time.sleep(self._batch_wait_s)
 
-    async def _answer(self, batch: list[_Request]) -> None:
-        assert self._version is not None
-        try:
-            completions = await asyncio.to_thread(self._complete, batch, self._version)
-        except Exception as error:
-            for request in batch:
-                request.future.set_exception(error)
+    def _admit(self, requests: Sequence[Request]) -> None:
+        rows = {}
+        for request in requests:
+            if not request.call.is_over:
+                try:
+                    rows[self._row(request)] = request
+                except Exception as error:
+                    request.call.fail(error)
+        rows = {row: request for row, request in rows.items() if not request.call.is_over}
+        if not rows:
             return
-        for request, completion in zip(batch, completions, strict=True):
-            if not request.future.done():
-                request.future.set_result(completion)
+        try:
+            prefilled = self._decoder.prefill([*rows])
+        except Exception as error:
+            _fail(rows.values(), error)
+            return
+        self._running |= rows
+        self._decoder.join(prefilled)
 
-    def _complete(self, batch: list[_Request], version: int) -> list[Completion]:
-        return complete(self._model, self._processor, [r[:3] for r in batch], version)
+    def _row(self, request: Request) -> Row:
+        """Errors: ValueError where the prompt does not fit; anything where a picture of it cannot be read."""
+        fitted = self._processor.fit(request.prompt, self._max_model_len - request.sampling.max_tokens)
+        for image in fitted.prompt.images:
+            self._processor.image_digest(image)  # reads all of it
+        return Row(fitted, request.sampling, request.sampling.uniforms(request.index))
+
+    def _step(self) -> None:
+        unwanted = [row for row, request in self._running.items() if request.call.is_over]
+        ended = self._decoder.step(unwanted)
+        for row in unwanted:
+            del self._running[row]
+        for row in ended:
+            if request := self._running.pop(row, None):
+                request.call.complete(request.index, self._completion(row))
+
+    def _completion(self, row: Row) -> Completion:
+        assert self._version is not None, "a row ran without weights"
+        return Completion(
+            text=self._processor.decode(row.token_ids),
+            prompt_token_ids=row.fitted.token_ids,
+            token_ids=np.array(row.token_ids, dtype=np.int32),
+            logprobs=np.array(row.logprobs, dtype=np.float32),
+            finish_reason="stop" if row.token_ids[-1] in self._processor.eos_token_ids else "length",
+            weights_version=self._version,
+            image_digests=tuple(self._processor.image_digest(image) for image in row.fitted.prompt.images),
+            num_cut_turns=row.fitted.num_cut_turns,
+        )
+
+    def _load(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
+        """Runs when no row does: decoding ends while a load waits for it."""
+        try:
+            if isinstance(weights, str):
+                weights = self._weights.read(weights)
+                self._weights.check(weights)
+            try:
+                self._weights.replace(weights)
+            except RuntimeError:
+                self._version = None
+                self._fail_waiting(NoWeightsError())
+                raise
+            self._version, self._is_asleep = version, False
+        finally:
+            with self._lock:
+                self._num_loads -= 1
+                self._start_decoding()
+
+    def _fail_waiting(self, error: Exception) -> None:
+        with self._lock:
+            failed, self._waiting = self._waiting, []
+        _fail(failed, error)
 
 
-@torch.inference_mode()
-def complete(
-    model: PreTrainedModel, processor: VLMProcessor, requests: Sequence[tuple[Prompt, Sampling, int]], version: int
-) -> list[Completion]:
-    """Answers (prompt, sampling, index) requests in one batch."""
-    encoded = [processor.encode(prompt) for prompt, _, _ in requests]
-    samplings = [sampling for _, sampling, _ in requests]
-    inputs = processor.collate(encoded, [p.images for p, _, _ in requests], padding="left")
-    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    sampler = SeededSampler(samplings, [index for _, _, index in requests], processor.banned_token_ids)
-    model.generation_config = GenerationConfig(
-        eos_token_id=list(processor.eos_token_ids),
-        pad_token_id=processor.pad_token_id,
-        max_new_tokens=max(s.max_tokens for s in samplings),
-        do_sample=False,
-    )
-    model.generate(**inputs, logits_processor=LogitsProcessorList([sampler]))
-    token_ids, logprobs = sampler.drawn()
-    return [
-        _completion(processor, prompt, prompt_ids, token_ids[row][: s.max_tokens], logprobs[row], version)
-        for row, ((prompt, s, _), prompt_ids) in enumerate(zip(requests, encoded, strict=True))
-    ]
+def _fail(requests: Iterable[Request], error: Exception) -> None:
+    for request in requests:
+        request.call.fail(error)
 
 
-def _completion(
-    processor: VLMProcessor, prompt: Prompt, prompt_ids: Any, token_ids: Any, logprobs: Any, version: int
-) -> Completion:
-    ends = np.flatnonzero(np.isin(token_ids, processor.eos_token_ids))
-    length = int(ends[0]) + 1 if len(ends) else len(token_ids)
-    return Completion(
-        text=processor.decode(token_ids[:length]),
-        prompt_token_ids=prompt_ids,
-        token_ids=token_ids[:length].astype(np.int32),
-        logprobs=logprobs[:length].astype(np.float32),
-        finish_reason="stop" if len(ends) else "length",
-        weights_version=version,
-        image_digests=tuple(processor.image_digest(image) for image in prompt.images),
-    )
-
-
-class SeededSampler(LogitsProcessor):
-    """Draws each row's token by inverting the distribution function at a number that the row's seed fixes.
-
-    So a draw does not depend on what shares the batch. `generate` then merely takes the argmax of what is returned.
-    """
-
-    def __init__(self, samplings: Sequence[Sampling], indices: Sequence[int], banned: Sequence[int]) -> None:
-        steps = max(s.max_tokens for s in samplings)
-        uniforms = [np.resize(s.uniforms(i), steps) for s, i in zip(samplings, indices, strict=True)]
-        self._uniforms = torch.from_numpy(np.stack(uniforms))
-        self._temperature = torch.tensor([[s.temperature] for s in samplings])
-        self._banned = torch.tensor(banned, dtype=torch.int64)
-        self._token_ids: list[torch.Tensor] = []
-        self._logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        greedy = self._temperature.to(scores.device) == 0
-        scale = torch.where(greedy, 1.0, self._temperature.to(scores.device))
-        scores = scores.float().index_fill(1, self._banned.to(scores.device), float("-inf"))
-        logprobs = torch.log_softmax(scores / scale, dim=-1)
-        mass = logprobs.double().exp().cumsum(dim=-1)
-        level = self._uniforms[:, len(self._token_ids), None].to(scores.device) * mass[:, -1:]
-        drawn = torch.searchsorted(mass, level, right=True)
-        token = torch.where(greedy, scores.argmax(dim=-1, keepdim=True), drawn)
-        self._token_ids.append(token)
-        self._logprobs.append(logprobs.gather(1, token))
-        return torch.full_like(scores, float("-inf")).scatter(1, token, 0.0)
-
-    def drawn(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Token ids and log-probabilities of all steps, [B, T] each."""
-        return torch.cat(self._token_ids, 1).cpu().numpy(), torch.cat(self._logprobs, 1).cpu().numpy()
+def _nothing() -> None:
+    """Ends when all that was asked of a thread before has ended."""

@@ -55,7 +55,8 @@ class GroupPlayer:
     """Plays group `group_id` of a run in `environment`, answers from `engine`.
 
     What the group is depends on the run's seed and `group_id` alone. Coroutines live here and not on the env runner,
-    whose Ray actor one of them would turn into an asyncio actor. `on_episode(name, episode)` makes RLlib's callbacks.
+    whose Ray actor one of them would turn into an asyncio actor. `on_episode(name, episode)` makes RLlib's callbacks;
+    `on_branch_end()` is called as each branch ends.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class GroupPlayer:
         group_id: int,
         explore: bool,
         on_episode: OnEpisode,
+        on_branch_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._environment = environment
         self._env = env = environment.env
         self._config = config
         self._engine = engine
         self._on_episode = on_episode
+        self._on_branch_end = on_branch_end
         self._weights = RewardWeights.of(env.game.id, **config.reward_weights)
         self._temperature = config.temperature if explore else 0.0
         self._max_tokens = config.max_tokens
@@ -104,6 +107,7 @@ class GroupPlayer:
             (completion,) = await self._generate(prompt, sampling)
             prompt = await self._step(agent, completion)
             turn += 1
+        self._on_branch_end()
 
     async def _generate(self, prompt: Prompt, sampling: Sampling) -> Sequence[Completion]:
         timeout_s = self._config.generation_timeout_s

@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+OnBranchEnd = Callable[[], None]
 
 
 class Ticket(NamedTuple):
@@ -27,17 +28,29 @@ class Finished(NamedTuple, Generic[T]):
 
 
 class GroupLoop(Generic[T]):
-    """Plays tickets, `num_slots` at once, each slot one group at a time, without a barrier between groups.
+    """Plays tickets without a barrier between groups: the next group begins when enough branches of others have ended.
 
-    play(slot, ticket) is awaited in the loop's thread.
+    play(slot, ticket, on_branch_end) is awaited in the loop's thread. A slot has one group at a time, and at most
+    `num_branches` branches are played at once; each group has `group_size`.
     """
 
-    def __init__(self, play: Callable[[int, Ticket], Awaitable[T]], num_slots: int) -> None:
+    def __init__(
+        self,
+        play: Callable[[int, Ticket, OnBranchEnd], Awaitable[T]],
+        num_slots: int,
+        num_branches: int,
+        group_size: int,
+    ) -> None:
         self._play = play
+        self._group_size = group_size
+        self._free_branches = asyncio.Semaphore(num_branches)
+        self._free_slots: asyncio.Queue[int] = asyncio.LifoQueue()
+        for slot in reversed(range(num_slots)):
+            self._free_slots.put_nowait(slot)
         self._finished: SimpleQueue[Finished[T]] = SimpleQueue()
         self._waiting: asyncio.Queue[Ticket] = asyncio.Queue()
         self._loop = asyncio.new_event_loop()
-        self._playing = self._loop.create_task(self._play_all(num_slots))
+        self._playing = self._loop.create_task(self._play_all())
         self._thread = Thread(target=self._run, name="groups", daemon=True)
         self._thread.start()
 
@@ -67,16 +80,27 @@ class GroupLoop(Generic[T]):
             self._loop.run_until_complete(self._playing)
         self._loop.close()
 
-    async def _play_all(self, num_slots: int) -> None:
-        async with asyncio.TaskGroup() as slots:
-            for slot in range(num_slots):
-                slots.create_task(self._play_on(slot))
+    async def _play_all(self) -> None:
+        async with asyncio.TaskGroup() as groups:
+            while True:
+                ticket = await self._waiting.get()
+                for _ in range(self._group_size):
+                    await self._free_branches.acquire()
+                slot = await self._free_slots.get()
+                groups.create_task(self._play_on(slot, ticket))
 
-    async def _play_on(self, slot: int) -> None:
-        while True:
-            ticket = await self._waiting.get()
-            try:
-                outcome: T | Exception = await self._play(slot, ticket)
-            except Exception as error:
-                outcome = error
-            self._finished.put(Finished(ticket.group_id, outcome))
+    async def _play_on(self, slot: int, ticket: Ticket) -> None:
+        playing = [None] * self._group_size
+
+        def on_branch_end() -> None:
+            playing.pop()
+            self._free_branches.release()
+
+        try:
+            outcome: T | Exception = await self._play(slot, ticket, on_branch_end)
+        except Exception as error:
+            outcome = error
+        while playing:
+            on_branch_end()
+        self._free_slots.put_nowait(slot)
+        self._finished.put(Finished(ticket.group_id, outcome))

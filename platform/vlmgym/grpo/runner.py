@@ -19,8 +19,11 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group import GroupPlayer, GroupStats, group_stats, log_group_stats
-from vlmgym.grpo.group_loop import Finished, GroupLoop, Ticket
+from vlmgym.grpo.group_loop import Finished, GroupLoop, OnBranchEnd, Ticket
 from vlmgym_policies.engine import NoWeightsError
+
+GROUPS_PER_ENV = 2
+"""Where branches of a group last unequally long, about so many groups fill the places of one."""
 
 
 class PlayedGroup(NamedTuple):
@@ -52,8 +55,9 @@ class Sample(NamedTuple):
 class VLMEnvRunner(EnvRunner, Checkpointable):
     """Holds environments and no weights; the algorithm hands it engine actors.
 
-    `num_envs_per_env_runner` groups are in flight at once, in a thread of their own: they go on while the algorithm
-    does something else.
+    As many branches are in flight at once as `num_envs_per_env_runner` groups have, in a thread of their own: they go
+    on while the algorithm does something else. A further group begins in the places of branches that have ended, though
+    others of their groups go on; so there are GROUPS_PER_ENV environments for each of these groups.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
@@ -114,7 +118,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             raise ValueError("random_actions must be False: a policy here answers with text")
         explore = self.config.explore if explore is None else explore
         if num_episodes is None and num_timesteps is None:
-            num_episodes = len(self._environments)
+            num_episodes = self.config.num_envs_per_env_runner
         episodes: list[MultiAgentEpisode] = []
         while (missing := _missing(episodes, num_episodes, num_timesteps)) > 0:
             first, self._next_group_id = self._next_group_id, self._next_group_id + missing
@@ -148,11 +152,13 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         )
         named = isinstance(self.config.env, str)
         self._create = _global_registry.get(ENV_CREATOR, self.config.env) if named else self.config.env
-        self._environments = [self._new_env() for _ in range(self.config.num_envs_per_env_runner)]
+        num_groups = self.config.num_envs_per_env_runner
+        self._environments = [self._new_env() for _ in range(GROUPS_PER_ENV * num_groups)]
         self.env = self._environments[0].env
         if self._groups is not None:
             self._groups.stop()
-        self._groups = GroupLoop(self._play_group, len(self._environments))
+        group_size = len(self.env.possible_agents)
+        self._groups = GroupLoop(self._play_group, len(self._environments), num_groups * group_size, group_size)
 
     def make_module(self) -> None:
         """None: the policy lives in the engines."""
@@ -201,11 +207,13 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             self._call_back("on_sample_end", samples=episodes)
         return finished
 
-    async def _play_group(self, slot: int, ticket: Ticket) -> MultiAgentEpisode:
+    async def _play_group(self, slot: int, ticket: Ticket, on_branch_end: OnBranchEnd) -> MultiAgentEpisode:
         """Plays one group in the environment of `slot`, which is replaced where it met a fault."""
         engine = self._engines[ticket.group_id % len(self._engines)]
         environment = self._environments[slot]
-        player = GroupPlayer(self.config, environment, engine, ticket.group_id, ticket.explore, self._on_episode)
+        player = GroupPlayer(
+            self.config, environment, engine, ticket.group_id, ticket.explore, self._on_episode, on_branch_end
+        )
         try:
             return await player.play()
         except Exception:

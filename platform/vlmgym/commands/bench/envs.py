@@ -1,4 +1,4 @@
-"""`vlmgym bench`: how fast this machine does what training needs, one measurement per command."""
+"""`vlmgym bench envs`: how fast games are."""
 
 from __future__ import annotations
 
@@ -13,14 +13,7 @@ if TYPE_CHECKING:
 
     from vlmgym.benchmarks.envs import Figures
 
-bench = typer.Typer(help="Measures speed on this machine.", no_args_is_help=True)
 
-
-@bench.callback()
-def _bench() -> None: ...
-
-
-@bench.command()
 def envs(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
     games: Annotated[str, typer.Option(metavar="ID,ID", help="Games.  [default: all]", show_default=False)] = "",

@@ -226,7 +226,7 @@ def test_cached_rows_keep_their_tokens_whoever_comes_and_goes():
     for _ in range(300):
         kind = rng.choice(["join", "keep", "token", "token", "token"]) if rows else "join"
         if kind == "join":
-            lengths = rng.integers(1, 30, size=2)
+            lengths = rng.integers(1, rng.choice([10, 120]), size=2)
             made = [[num_made + n + i / 1000 for i in range(length)] for n, length in enumerate(lengths)]
             sources = rng.integers(0, 2, size=rng.integers(1, 4)).tolist()
             prefilled = DynamicCache()

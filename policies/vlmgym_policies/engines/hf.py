@@ -68,8 +68,9 @@ class HFEngine:
         self._lock = threading.Lock()  # guards what follows
         self._version = None if wait_for_weights else 0
         self._waiting: list[Request] = []
-        self._num_loads = 0
-        self._is_decoding = self._is_paused = self._is_asleep = self._is_closed = False
+        self._num_loads = 0  # that were asked for and have not ended
+        self._num_sleeps = self._num_sleeps_over = 0
+        self._is_decoding = self._is_paused = self._is_closed = False
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         call = Call(len(prompts))
@@ -93,7 +94,7 @@ class HFEngine:
             self._weights.check(weights)
         with self._lock:
             self._num_loads += 1
-            load = self._thread.submit(self._load, weights, version)
+            load = self._thread.submit(self._load, weights, version, self._num_sleeps)
         await asyncio.shield(asyncio.wrap_future(load))
 
     async def weights_version(self) -> int | None:
@@ -111,7 +112,7 @@ class HFEngine:
 
     async def sleep(self) -> None:
         with self._lock:
-            self._is_asleep = True
+            self._num_sleeps += 1
         await asyncio.wrap_future(self._thread.submit(self._weights.sleep))
 
     def close(self) -> None:
@@ -130,7 +131,8 @@ class HFEngine:
 
     @property
     def _is_held(self) -> bool:
-        return self._is_paused or self._is_asleep or self._is_closed or self._num_loads > 0
+        is_asleep = self._num_sleeps > self._num_sleeps_over
+        return is_asleep or self._is_paused or self._is_closed or self._num_loads > 0
 
     # All below runs in the engine's thread.
 
@@ -215,8 +217,8 @@ class HFEngine:
             num_cut_turns=row.fitted.num_cut_turns,
         )
 
-    def _load(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
-        """Runs when no row does: decoding ends while a load waits for it."""
+    def _load(self, weights: Mapping[str, torch.Tensor] | str, version: int, num_sleeps: int) -> None:
+        """Runs when no row does: decoding ends while a load waits for it. Ends the first `num_sleeps` sleeps only."""
         try:
             if isinstance(weights, str):
                 weights = self._weights.read(weights)
@@ -227,7 +229,7 @@ class HFEngine:
                 self._version = None
                 self._fail_waiting(NoWeightsError())
                 raise
-            self._version, self._is_asleep = version, False
+            self._version, self._num_sleeps_over = version, num_sleeps
         finally:
             with self._lock:
                 self._num_loads -= 1

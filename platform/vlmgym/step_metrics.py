@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
-
 from vlmgym.grpo.config import POLICY_ID
 from vlmgym.grpo.group import SCORE
 from vlmgym.grpo.runner import PlayedGroup
@@ -76,8 +74,7 @@ def rollouts_of(groups: Sequence[PlayedGroup], num: int) -> list[Rollout]:
     for group in groups:
         if len(rollouts) == num:
             break
-        (episode,) = ray.get(group.episodes)
-        for branch in list(episode.agent_episodes.values())[: num - len(rollouts)]:
+        for branch in list(group.episode.agent_episodes.values())[: num - len(rollouts)]:
             prompt = branch.get_observations(0)
             score = branch.get_infos(1)[SCORE]
             rewards = {"reward": score.reward, "game": score.game_reward, "perception_cells": score.cells}

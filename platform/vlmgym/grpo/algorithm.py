@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -127,7 +128,7 @@ class GRPO(Algorithm):
             NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
         }
         results = self.learner_group.update(
-            episodes_refs=[group.episodes for group in groups],
+            episodes_refs=[ray.put([group.episode]) for group in groups],
             timesteps=timesteps,
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,

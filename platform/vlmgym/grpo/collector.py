@@ -87,7 +87,7 @@ class GroupCollector:
             self._discard(version, self._counts["uninformative"] - before["uninformative"])
         batch, self._ready = self._ready[:wanted], self._ready[wanted:]
         self._counts["delivered"] += wanted
-        return sorted(ready.group for ready in batch)
+        return sorted((ready.group for ready in batch), key=lambda group: group.group_id)
 
     @property
     def counts(self) -> CollectorCounts:

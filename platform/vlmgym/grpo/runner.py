@@ -27,10 +27,10 @@ GROUPS_PER_ENV = 2
 
 
 class PlayedGroup(NamedTuple):
-    """A finished group. `episodes` refers to a list with its one multi-agent episode."""
+    """A finished group: its one multi-agent episode, by value, for what a runner holds is lost with the runner."""
 
     group_id: int
-    episodes: ray.ObjectRef[list[MultiAgentEpisode]]
+    episode: MultiAgentEpisode
     stats: GroupStats
 
 
@@ -86,17 +86,14 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self._submit(group_ids, explore=True)
 
     def finished(self, timeout_s: float) -> Sample:
-        """Groups that `play` was asked for and that ended; waits for the first of them at most `timeout_s`.
-
-        Episodes stay in the object store, so only references go through the driver.
-        """
+        """Groups that `play` was asked for and that ended; waits for the first of them at most `timeout_s`."""
         groups: list[PlayedGroup | DroppedGroup] = []
         for group_id, outcome in self._take(timeout_s):
             if isinstance(outcome, Exception):
                 lost = isinstance(outcome, ray.exceptions.RayActorError | NoWeightsError)
                 groups.append(DroppedGroup(group_id, f"{type(outcome).__name__}: {outcome}", lost))
             else:
-                groups.append(PlayedGroup(group_id, ray.put([outcome]), group_stats(outcome)))
+                groups.append(PlayedGroup(group_id, outcome, group_stats(outcome)))
         with self._metrics_lock:
             return Sample(groups, self.metrics.reduce())
 

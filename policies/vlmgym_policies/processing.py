@@ -34,7 +34,7 @@ class SpelledResponse(NamedTuple):
 
 
 class FittedPrompt(NamedTuple):
-    """A prompt that a model has room for. token_ids: int32 [P], as of `encode`; num_cut_turns: how many are left out."""
+    """A prompt that a model has room for. token_ids: int32 [P], as of `encode`; num_cut_turns: how many it has lost."""
 
     prompt: Prompt
     token_ids: NDArray[np.int32]

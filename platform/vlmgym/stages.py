@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from vlmgym.cold_start import ColdStartConfig
 from vlmgym.grpo.config import GRPOConfig
-from vlmgym.job import Job
+from vlmgym.job import Job, JobError
 
 MAX_UPDATES_PER_ITERATION = 20
 Schedule = list[tuple[int, float]]
 
 
 def check_stages(job: Job) -> None:
-    """Raises ValueError where RLlib or GRPO would refuse the job later."""
+    """Raises JobError where RLlib or GRPO would refuse the job later. RLlib's advice to its own users is held back."""
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     model_path = job.model.path or "made on start"
-    grpo_config(job, model_path).validate()
-    if job.cold_start is not None:
-        cold_start_config(job, model_path).validate()
+    try:
+        grpo_config(job, model_path).validate()
+        if job.cold_start is not None:
+            cold_start_config(job, model_path).validate()
+    except ValueError as error:
+        raise JobError(str(error)) from error
 
 
 def grpo_config(job: Job, model_path: str) -> GRPOConfig:

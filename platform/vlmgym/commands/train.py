@@ -51,6 +51,7 @@ def _train(job_file: Path, profile: str | None, overrides: Sequence[str], resume
     from vlmgym.job import JobFile
     from vlmgym.model_source import check_model_exists
     from vlmgym.run_dir import prepare_run_dir
+    from vlmgym.stages import check_stages
 
     file = JobFile.read(job_file)
     resources = join_cluster() or local_resources()
@@ -58,6 +59,7 @@ def _train(job_file: Path, profile: str | None, overrides: Sequence[str], resume
     job = file.resolve(chosen, overrides)
     check_resources(job, resources)
     check_model_exists(job.model)
+    check_stages(job)
     print(f"vlmgym: {reason}")
     for line in prepare_run_dir(job, resume=resume):
         print(f"vlmgym: {line}")

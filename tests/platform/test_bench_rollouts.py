@@ -1,14 +1,16 @@
 import asyncio
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
-from vlmgym.benchmarks import rollouts, rollouts_training
+from vlmgym.benchmarks import rollouts
+from vlmgym.benchmarks import rollouts_training as training
 from vlmgym.benchmarks.rollouts import Settings
 from vlmgym.benchmarks.rollouts_asking import Load, Window, closed_loop
-from vlmgym.benchmarks.rollouts_figures import length_figure, ratio_figure, rollout_figure
+from vlmgym.benchmarks.rollouts_figures import length_figure, ratio_figure, rollout_figure, update_figure
 from vlmgym.benchmarks.rollouts_workload import (
     MAX_TOKENS,
     MIN_TOKENS,
@@ -28,13 +30,15 @@ KINDS = ["bare", "actor", "lock_step", "no_barrier"]
 WORKLOAD = {"engine": str, "max_requests_in_flight": int, "group_size": int, "num_turns": int}
 ROLLOUT = {"kind": str}
 ROLLOUT |= dict.fromkeys(("tokens_per_s", "tokens_per_s_min", "tokens_per_s_max"), float)
-ROLLOUT |= dict.fromkeys(("groups_per_s", "groups_per_s_min", "groups_per_s_max", "requests_in_flight"), float)
+ROLLOUT |= dict.fromkeys(
+    ("groups_per_s", "groups_per_s_min", "groups_per_s_max", "requests_in_flight", "tokens_per_cpu_s"), float
+)
 ROLLOUT |= dict.fromkeys(("num_tokens", "num_requests", "num_waves"), int)
 LENGTH = {"kind": str, "num_requests": int, "mean": float, "median": float, "p95": float, "max": int}
 LENGTH |= {"num_not_as_drawn": int}
 UPDATE = {"max_weights_lag": int, "num_updates": int}
 UPDATE |= dict.fromkeys(("wall_s", "wall_s_min", "wall_s_max", "collect_s", "learn_s", "sync_s"), float)
-RATIO = {"ratio": str, "median": float, "min": float, "max": float}
+RATIO = {"ratio": str, "unit": str, "median": float, "min": float, "max": float}
 
 
 def types(row: dict[str, Any]) -> dict[str, type]:
@@ -47,26 +51,75 @@ def run(*arguments: str) -> Any:
     return ended.value.code
 
 
-def test_all_four_are_measured_and_training_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for module, name in ((rollouts, "TRAINING_REPEATS"), (rollouts_training, "NUM_WARM_UP")):
-        monkeypatch.setattr(module, name, 1)
-    monkeypatch.setattr(rollouts_training, "NUM_UPDATES", 1)
-    assert run("--json", "--seconds", "0.2", "--groups-in-flight", "2", "--group-size", "2", "--repeats", "1") == 0
+SMALL = ("--json", "--seconds", "0.2", "--groups-in-flight", "2", "--group-size", "2", "--repeats", "1")
+
+
+def test_all_four_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--no-training") == 0
     figures = json.loads(capsys.readouterr().out)
     assert list(figures) == ["workload", "rollouts", "lengths", "updates", "ratios"]
     (workload,) = figures["workload"]
     assert types(workload) == WORKLOAD
     assert workload == {"engine": "hf", "max_requests_in_flight": 4, "group_size": 2, "num_turns": NUM_TURNS}
-    assert [types(row) for row in figures["rollouts"]] == [ROLLOUT] * 4
-    assert [types(row) for row in figures["lengths"]] == [LENGTH] * 4
-    assert [types(row) for row in figures["updates"]] == [UPDATE] * 2
-    assert [types(row) for row in figures["ratios"]] == [RATIO] * 4
-    for key in ("rollouts", "lengths"):
+    for key, row_types in (("rollouts", ROLLOUT), ("lengths", LENGTH)):
+        assert [types(row) for row in figures[key]] == [row_types] * 4
         assert [row["kind"] for row in figures[key]] == KINDS
-    assert [row["max_weights_lag"] for row in figures["updates"]] == [0, 1]
+    assert figures["updates"] == []
+    assert [types(row) for row in figures["ratios"]] == [RATIO] * 6
     check_rollouts(figures["rollouts"], figures["lengths"])
+
+
+@pytest.mark.slow
+def test_training_is_measured_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for module, name in ((rollouts, "TRAINING_REPEATS"), (training, "NUM_WARM_UP"), (training, "NUM_UPDATES")):
+        monkeypatch.setattr(module, name, 1)
+    assert run(*SMALL) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert [types(row) for row in figures["updates"]] == [UPDATE] * 2
+    assert [(row["max_weights_lag"], row["num_updates"]) for row in figures["updates"]] == [(0, 1), (1, 1)]
+    assert [types(row) for row in figures["ratios"]] == [RATIO] * 7
+    for row in figures["updates"]:
+        assert row["collect_s"] + row["learn_s"] + row["sync_s"] <= row["wall_s"]
+
+
+class Algorithm:
+    """Stands where GRPO and its config stand: training step n takes n seconds of a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set: dict[str, Any] = {}
+        self.num_steps, self.num_stops, self.now_s = 0, 0, 0.0
+        monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    def copy(self, copy_frozen: bool) -> Self:
+        return self
+
+    def training(self, **settings: Any) -> None:
+        self.set |= settings
+
+    def build_algo(self) -> Self:
+        return self
+
+    def train(self) -> dict[str, Any]:
+        self.num_steps += 1
+        self.now_s += self.num_steps
+        names = ("env_runner_sampling_timer", "learner_update_timer", "synch_weights")
+        return {"timers": {name: self.num_steps / 2**n for n, name in enumerate(names, 2)}}
+
+    def stop(self) -> None:
+        self.num_stops += 1
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_training_steps_count_after_the_warm_up(monkeypatch: pytest.MonkeyPatch, lag: int) -> None:
+    algorithm = Algorithm(monkeypatch)
+    updates = training.measure_updates(algorithm, lag)
+    first, last = training.NUM_WARM_UP + 1, training.NUM_WARM_UP + training.NUM_UPDATES
+    assert updates == [(n, n / 4, n / 8, n / 16) for n in range(first, last + 1)]
+    assert algorithm.set["max_weights_lag"] == lag and (algorithm.set["importance_cap"] is None) == (lag == 0)
+    assert algorithm.num_stops == 1
+    figure = update_figure(lag, [updates, updates])
+    assert figure[:2] == (lag, 2 * len(updates)) and (figure.wall_s_min, figure.wall_s_max) == (first, last)
+    assert figure.wall_s == 4 * figure.collect_s == (first + last) / 2
 
 
 def check_rollouts(rows: list[dict[str, Any]], lengths: list[dict[str, Any]]) -> None:
@@ -152,7 +205,10 @@ def ask(branches: list[tuple[Request, ...]], load: Load) -> tuple[Window, list[S
         ids = np.zeros(sampling.max_tokens, dtype=np.int32)
         return [Completion("", ids, ids, np.zeros(sampling.max_tokens, dtype=np.float32), "length", 0)]
 
-    return asyncio.run(closed_loop(generate, branches, load)), asked, at_once[1]
+    async def cpu_s() -> float:
+        return 0.5 * len(asked)
+
+    return asyncio.run(closed_loop(generate, cpu_s, branches, load)), asked, at_once[1]
 
 
 def test_a_closed_loop_has_as_many_in_flight_and_counts_what_ends_in_its_window() -> None:
@@ -166,22 +222,24 @@ def test_a_closed_loop_has_as_many_in_flight_and_counts_what_ends_in_its_window(
     assert window.num_tokens == sum(answer.num_tokens for answer in window.counted)
     assert window.num_groups == len(window.counted) / 4
     assert window.requests_in_flight == pytest.approx(3, abs=0.5)
+    assert window.engine_cpu_s == pytest.approx(0.5 * len(window.counted), abs=0.5 * 3)
 
 
 def test_figures_by_hand() -> None:
     """A window from 10 s to 20 s: 2 answers of 30 tokens end in it, one before it and one behind."""
     rows = [(8.0, 10.0, 4), (9.0, 15.0, 10), (15.0, 20.0, 20), (15.0, 25.0, 6)]
     answers = [Answer(asked_s, finished_s, 7, tokens) for asked_s, finished_s, tokens in rows]
-    window = Window(answers, 10.0, 20.0, num_groups=5.0, num_waves=2)
+    window = Window(answers, 10.0, 20.0, num_groups=5.0, engine_cpu_s=6.0, num_waves=2)
     assert window.requests_in_flight == pytest.approx(0.5 + 0.5 + 0.5)
-    figure = rollout_figure("bare", [window, window._replace(end_s=30.0)])
+    figure = rollout_figure("bare", [window, window._replace(end_s=30.0)], in_one_process=True)
     assert (figure.tokens_per_s, figure.tokens_per_s_min, figure.tokens_per_s_max) == (2.4, 1.8, 3.0)
-    assert (figure.groups_per_s, figure.num_waves) == (0.375, 4)
+    assert (figure.groups_per_s, figure.tokens_per_cpu_s, figure.num_waves) == (0.375, 5.5, 4)
+    assert rollout_figure("bare", [window], in_one_process=False).tokens_per_cpu_s is None
     assert (figure.num_tokens, figure.num_requests) == (30 + 36, 2 + 3)
     lengths = length_figure("bare", [window])
     assert (lengths.num_requests, lengths.mean, lengths.median, lengths.max) == (4, 10.0, 8.0, 20)
     assert lengths.num_not_as_drawn == sum(tokens != response_tokens(7) for _, _, tokens in rows)
-    assert ratio_figure("a / b", [3.0, 1.0, 2.0], [1.0, 1.0, 1.0]) == ("a / b", 2.0, 1.0, 3.0)
+    assert ratio_figure("a / b", "s", [3.0, 1.0, 2.0], [1.0, 1.0, 1.0]) == ("a / b", "s", 2.0, 1.0, 3.0)
 
 
 @pytest.mark.parametrize(

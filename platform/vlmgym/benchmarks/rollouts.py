@@ -32,6 +32,7 @@ from vlmgym.cluster import start_ray
 from vlmgym.grpo.config import GRPOConfig
 
 KINDS = ("bare", "actor", "lock_step", "no_barrier")
+RATIOS = (("actor", "bare"), ("no_barrier", "bare"), ("no_barrier", "lock_step"))
 LAGS = (0, 1)
 TRAINING_REPEATS = 2
 NUM_CPUS = 4
@@ -40,6 +41,8 @@ WRITTEN_GROUPS_PER_S = 12
 """Groups whose requests are written down before an engine alone is asked, per second of measuring."""
 ENGINE_OPTIONS: dict[str, dict[str, Any]] = {"hf": {}, "vllm": {"max_model_len": 512, "block_size": 32}}
 """What the engines need on a CPU."""
+
+ENGINES_IN_ONE_PROCESS = {"hf"}
 
 Progress = Callable[[int, int, str], None]
 """Called with done, total and what is next."""
@@ -95,13 +98,14 @@ def measure(settings: Settings, progress: Progress) -> Figures:
             lag = LAGS[number % len(LAGS)]
             progress(total - num_updates + number, total, f"training, lag {lag}")
             updates[lag].append(measure_updates(config, lag))
+    in_one_process = settings.engine in ENGINES_IN_ONE_PROCESS
     workload = WorkloadFigure(settings.engine, settings.num_in_flight, settings.group_size, NUM_TURNS)
     return Figures(
         [workload],
-        [rollout_figure(kind, windows[kind]) for kind in KINDS],
+        [rollout_figure(kind, windows[kind], in_one_process=in_one_process) for kind in KINDS],
         [length_figure(kind, windows[kind]) for kind in KINDS],
         [update_figure(lag, updates[lag]) for lag in LAGS if updates[lag]],
-        _ratios(windows, updates),
+        _ratios(windows, updates, in_one_process=in_one_process),
     )
 
 
@@ -128,13 +132,19 @@ def _measure_rollouts(
     return windows
 
 
-def _ratios(windows: dict[str, list[Window]], updates: dict[int, list[list[Update]]]) -> list[RatioFigure]:
-    rates = {kind: [window.num_tokens / window.seconds for window in windows[kind]] for kind in KINDS}
-    pairs = (("actor", "bare"), ("no_barrier", "bare"), ("no_barrier", "lock_step"))
-    ratios = [ratio_figure(f"{above} / {below}", rates[above], rates[below]) for above, below in pairs]
+def _ratios(
+    windows: dict[str, list[Window]], updates: dict[int, list[list[Update]]], *, in_one_process: bool
+) -> list[RatioFigure]:
+    seconds: dict[str, Callable[[Window], float]] = {"tokens_per_s": lambda window: window.seconds}
+    if in_one_process:
+        seconds["tokens_per_cpu_s"] = lambda window: window.engine_cpu_s
+    ratios = []
+    for unit, seconds_of in seconds.items():
+        rates = {kind: [window.num_tokens / seconds_of(window) for window in windows[kind]] for kind in KINDS}
+        ratios += [ratio_figure(f"{above} / {below}", unit, rates[above], rates[below]) for above, below in RATIOS]
     if updates[0]:
         walls = {lag: [update_figure(lag, [one]).wall_s for one in updates[lag]] for lag in LAGS}
-        ratios.append(ratio_figure("synchronous / asynchronous", walls[0], walls[1]))
+        ratios.append(ratio_figure("lag 0 / lag 1", "wall_s", walls[0], walls[1]))
     return ratios
 
 

@@ -13,18 +13,22 @@ from vlmgym.benchmarks.rollouts_workload import Answer, Branch
 from vlmgym_policies.engine import Completion, Prompt, Sampling, make_engine
 
 Generate = Callable[[Sequence[Prompt], Sampling], Awaitable[Sequence[Completion]]]
+CpuSeconds = Callable[[], Awaitable[float]]
+"""CPU seconds that the process of an engine has taken so far."""
 
 
 class Window(NamedTuple):
     """A measurement: all that was answered, the time that counts, and how many groups ended in that time.
 
-    num_waves: how often all in flight were answered together before any asked again.
+    engine_cpu_s: of the engine's process in that time. num_waves: how often all in flight were answered together before
+    any asked again.
     """
 
     answers: list[Answer]
     start_s: float
     end_s: float
     num_groups: float
+    engine_cpu_s: float
     num_waves: int = 0
 
     @property
@@ -56,13 +60,13 @@ class Load(NamedTuple):
     seconds: float
 
 
-async def closed_loop(generate: Generate, branches: Sequence[Branch], load: Load) -> Window:
+async def closed_loop(generate: Generate, cpu_s: CpuSeconds, branches: Sequence[Branch], load: Load) -> Window:
     """Asks with `num_in_flight` askers: each plays a branch, a turn after the other, then the next branch there is.
 
     Requests under way when the window closes are waited for and not counted. After the last branch comes the first.
     """
     answers: list[Answer] = []
-    window = _OpenWindow(load)
+    window = _OpenWindow(load, cpu_s)
     waiting = _again_and_again(branches)
 
     async def ask() -> None:
@@ -76,7 +80,7 @@ async def closed_loop(generate: Generate, branches: Sequence[Branch], load: Load
                     return
 
     await asyncio.gather(*(ask() for _ in range(load.num_in_flight)))
-    measured = Window(answers, window.start_s, window.end_s, 0.0)
+    measured = Window(answers, window.start_s, window.end_s, 0.0, await window.engine_cpu_s())
     return measured._replace(num_groups=len(measured.counted) / load.requests_per_group)
 
 
@@ -146,7 +150,7 @@ def _serve(pipe: Any, engine_type: str, options: dict[str, Any]) -> None:
         with asyncio.Runner() as runner:
             while True:
                 branches, load = pipe.recv()
-                pipe.send(runner.run(closed_loop(engine.generate, branches, load)))
+                pipe.send(runner.run(closed_loop(engine.generate, _own_cpu_s, branches, load)))
     except EOFError:
         pass
     except Exception as error:
@@ -156,19 +160,31 @@ def _serve(pipe: Any, engine_type: str, options: dict[str, Any]) -> None:
             close()
 
 
+async def _own_cpu_s() -> float:
+    return time.process_time()
+
+
 class _OpenWindow:
     """Opens with the answer that ends the warm-up, closes with the first one after `seconds`."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, cpu_s: CpuSeconds) -> None:
         self._load = load
+        self._cpu_s = cpu_s
+        self._clocks: list[asyncio.Future[float]] = []
         self.start_s = self.end_s = 0.0
         self.closed = False
 
     def note(self, num_answers: int, now_s: float) -> None:
         if num_answers == self._load.num_warm_up:
             self.start_s = now_s
+            self._clocks.append(asyncio.ensure_future(self._cpu_s()))
         elif num_answers > self._load.num_warm_up and not self.closed and now_s - self.start_s >= self._load.seconds:
             self.end_s, self.closed = now_s, True
+            self._clocks.append(asyncio.ensure_future(self._cpu_s()))
+
+    async def engine_cpu_s(self) -> float:
+        opened_s, closed_s = await asyncio.gather(*self._clocks)
+        return closed_s - opened_s
 
 
 def _again_and_again(branches: Iterable[Branch]) -> Iterator[Branch]:

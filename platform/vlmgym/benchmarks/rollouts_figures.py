@@ -26,6 +26,7 @@ class WorkloadFigure(NamedTuple):
 class RolloutFigure(NamedTuple):
     """Of all repeats: medians per second of wall-clock time and their range; sums of what was counted.
 
+    tokens_per_cpu_s: per CPU second of the engine's process, a median too; None where an engine has further processes.
     requests_in_flight: their mean number. num_waves: how often all branches in flight ended a turn together, warm-up
     included; 0 without a barrier.
     """
@@ -37,6 +38,7 @@ class RolloutFigure(NamedTuple):
     groups_per_s: float
     groups_per_s_min: float
     groups_per_s_max: float
+    tokens_per_cpu_s: float | None
     requests_in_flight: float
     num_tokens: int
     num_requests: int
@@ -72,9 +74,10 @@ class UpdateFigure(NamedTuple):
 
 
 class RatioFigure(NamedTuple):
-    """Each repeat's own ratio: the median and the range over the repeats."""
+    """Of `unit`, within each repeat: the median and the range over the repeats."""
 
     ratio: str
+    unit: str
     median: float
     min: float
     max: float
@@ -94,8 +97,8 @@ class Figures(NamedTuple):
         return json.dumps({key: [row._asdict() for row in rows] for key, rows in self._asdict().items()}, indent=2)
 
 
-def rollout_figure(kind: str, windows: Sequence[Window]) -> RolloutFigure:
-    """Of one kind's measurements."""
+def rollout_figure(kind: str, windows: Sequence[Window], *, in_one_process: bool) -> RolloutFigure:
+    """Of one kind's measurements. in_one_process: whether the engine takes no CPU seconds in other processes."""
     tokens_per_s = [round(window.num_tokens / window.seconds, 1) for window in windows]
     groups_per_s = [round(window.num_groups / window.seconds, 3) for window in windows]
     return RolloutFigure(
@@ -106,6 +109,7 @@ def rollout_figure(kind: str, windows: Sequence[Window]) -> RolloutFigure:
         groups_per_s=median(groups_per_s),
         groups_per_s_min=min(groups_per_s),
         groups_per_s_max=max(groups_per_s),
+        tokens_per_cpu_s=round(median(w.num_tokens / w.engine_cpu_s for w in windows), 1) if in_one_process else None,
         requests_in_flight=round(median(window.requests_in_flight for window in windows), 1),
         num_tokens=sum(window.num_tokens for window in windows),
         num_requests=sum(len(window.counted) for window in windows),
@@ -128,10 +132,10 @@ def length_figure(kind: str, windows: Sequence[Window]) -> LengthFigure:
     )
 
 
-def ratio_figure(ratio: str, numerators: Sequence[float], denominators: Sequence[float]) -> RatioFigure:
+def ratio_figure(ratio: str, unit: str, numerators: Sequence[float], denominators: Sequence[float]) -> RatioFigure:
     """numerators, denominators: of the same repeats, in order."""
     ratios = [round(above / below, 3) for above, below in zip(numerators, denominators, strict=True)]
-    return RatioFigure(ratio, median(ratios), min(ratios), max(ratios))
+    return RatioFigure(ratio, unit, median(ratios), min(ratios), max(ratios))
 
 
 def update_figure(max_weights_lag: int, repeats: Sequence[Sequence[Update]]) -> UpdateFigure:

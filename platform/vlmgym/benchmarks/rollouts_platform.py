@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 
+import ray
+
 from vlmgym.benchmarks.rollouts_asking import Load, Window, closed_loop
 from vlmgym.benchmarks.rollouts_workload import Answer, Branch, with_drawn_length
 from vlmgym.grpo.collector import GroupCollector
@@ -94,7 +96,7 @@ class PlatformRollouts:
         (engine,) = self._algorithm.engines
 
         async def ask() -> Window:
-            return await closed_loop(engine.generate.remote, branches, load)
+            return await closed_loop(engine.generate.remote, self._engine_cpu_s, branches, load)
 
         return asyncio.run(ask())
 
@@ -121,13 +123,19 @@ class PlatformRollouts:
         version = self._algorithm.weights_version
         collector.take(version)
         start_s = end_s = time.monotonic()
-        num_groups = 0
+        cpu_s, num_groups = ray.get(self._engine_cpu_s()), 0
         while end_s - start_s < seconds:
             num_groups += len(collector.take(version))
             end_s = time.monotonic()
+        cpu_s = ray.get(self._engine_cpu_s()) - cpu_s
         self._call("drain")
         answers, num_waves = self._call("measured")
-        return Window(answers, start_s, end_s, num_groups, num_waves)
+        return Window(answers, start_s, end_s, num_groups, cpu_s, num_waves)
+
+    def _engine_cpu_s(self) -> Any:
+        """A reference to the CPU seconds that the engine's process has taken so far."""
+        (engine,) = self._algorithm.engines
+        return engine.__ray_call__.remote(lambda actor: time.process_time())
 
     def _call(self, method: str, **arguments: Any) -> Any:
         """A method of the runner, on the runner."""

@@ -26,7 +26,8 @@ NUM_TURNS = 4
 MIN_TOKENS, MEDIAN_TOKENS, MAX_TOKENS = 4, 17, 384
 SIGMA = 1.3
 """Lengths are lognormal, cut at both ends: e^(SIGMA^2 / 2) makes a mean of 40 of the median, a tenth of the maximum."""
-END_SCALE = 8.0
+END_MARGIN = 8.0
+"""What the first number of each embedding is, and its negative in that of the end token."""
 NUM_RESPONSES = 200
 
 
@@ -98,7 +99,11 @@ def env_config(group_size: int) -> dict[str, Any]:
 
 
 def make_endless_vlm(path: Path) -> Path:
-    """A tiny VLM that ends no response by itself: the end token's output is 0, the others' spread is END_SCALE wide."""
+    """A tiny VLM with random weights that ends no response by itself.
+
+    Embeddings are tied: all states have the first number of the embeddings in common, so only the end token's score is
+    far below the others.
+    """
     game = make_game(GAME, LEVEL)
     demonstrator, rng = Demonstrator(game, {"legal_random": 1.0}), np.random.default_rng(0)
     responses = [demonstrator.demonstrate(game.init(seed), rng) for seed in range(NUM_RESPONSES)]
@@ -106,9 +111,12 @@ def make_endless_vlm(path: Path) -> Path:
     import torch
 
     model: Any = load_vlm(str(path), torch.float32)
+    embeddings = model.get_input_embeddings().weight
     with torch.no_grad():
-        model.get_output_embeddings().weight[list(VLMProcessor(str(path)).eos_token_ids)] = 0.0
-        model.model.language_model.norm.weight *= END_SCALE
+        embeddings[:, 0] = END_MARGIN
+        for end in VLMProcessor(str(path)).eos_token_ids:
+            embeddings[end] = 0.0
+            embeddings[end, 0] = -END_MARGIN
     with quiet_transformers():
         model.save_pretrained(path)
     return path

@@ -57,11 +57,12 @@ def _print_tables(figures: Figures) -> None:
     console = Console(highlight=False)
     (workload,) = figures.workload
     title = f"Rollouts, engine {workload.engine}, {workload.max_requests_in_flight} requests in flight: medians"
-    rows = _table(title, ("", "tokens/s", "range", "groups/s", "in flight"))
+    rows = _table(title, ("", "tokens/s", "range", "groups/s", "tokens/CPU s", "in flight"))
     for row in figures.rollouts:
         spread = f"{row.tokens_per_s_min:,.0f}..{row.tokens_per_s_max:,.0f}"
-        cells = (f"{row.tokens_per_s:,.0f}", spread, f"{row.groups_per_s:.2f}", f"{row.requests_in_flight:.1f}")
-        rows.add_row(row.kind, *cells)
+        per_cpu_s = "" if row.tokens_per_cpu_s is None else f"{row.tokens_per_cpu_s:,.0f}"
+        rates = (f"{row.tokens_per_s:,.0f}", spread, f"{row.groups_per_s:.2f}", per_cpu_s)
+        rows.add_row(row.kind, *rates, f"{row.requests_in_flight:.1f}")
     lengths = _table("Tokens per response", ("", "mean", "median", "95 %", "max"))
     for length in figures.lengths:
         values = (length.mean, length.median, length.p95, length.max)
@@ -71,9 +72,9 @@ def _print_tables(figures: Figures) -> None:
         parts = (f"{value:.2f}" for value in (step.collect_s, step.learn_s, step.sync_s))
         spread = f"{step.wall_s_min:.2f}..{step.wall_s_max:.2f}"
         updates.add_row(str(step.max_weights_lag), f"{step.wall_s:.2f}", spread, *parts)
-    ratios = _table("Ratios of the measurements of a repeat", ("", "median", "range"))
+    ratios = _table("Ratios of the measurements of a repeat", ("", "of", "median", "range"))
     for ratio in figures.ratios:
-        ratios.add_row(ratio.ratio, f"{ratio.median:.2f}", f"{ratio.min:.2f}..{ratio.max:.2f}")
+        ratios.add_row(ratio.ratio, ratio.unit, f"{ratio.median:.2f}", f"{ratio.min:.2f}..{ratio.max:.2f}")
     for table in (rows, lengths, updates, ratios):
         if table.row_count:
             console.print(table)

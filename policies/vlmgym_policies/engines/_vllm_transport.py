@@ -1,6 +1,6 @@
-"""How named tensors get from this process into vLLM's workers: their names, their check, the way they go.
+"""How weights get from whoever has them into vLLM's workers, seen from the engine.
 
-Nothing here imports vLLM, so that a process without it can say what it would send.
+Nothing here imports vLLM before it is used.
 """
 
 from __future__ import annotations
@@ -8,112 +8,122 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForImageTextToText
+
+from vlmgym_policies.checksum import weights_checksum
+from vlmgym_policies.engine import OfferedWeights
+from vlmgym_policies.engines._vllm_names import WeightNames
+from vlmgym_policies.processing import load_vlm
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SPARE_BYTES = 2**26
-_RENAMED = {"llava": ("model.vision_tower.", "vision_tower.vision_model.")}
-"""Model type -> (prefix in the model's own names, prefix that vLLM loads instead). Most architectures need none."""
+BACKENDS = {
+    "ipc": "vlmgym_ipc",
+    "nccl": "vlmgym_nccl",
+    "shared_memory": "vlmgym_shared_memory",
+}
+"""Transport -> the name under which vLLM's workers know the receiving end (`_vllm_worker`)."""
 
-
-class WeightNames(NamedTuple):
-    """What a complete set of weights of one architecture is.
-
-    shapes: of every tensor, by the model's own name. tied: name -> the name it shares its tensor with, such as an
-    output layer's -> the embedding's.
-    """
-
-    model_type: str
-    shapes: dict[str, torch.Size]
-    tied: dict[str, str]
-
-    @classmethod
-    def of(cls, path: str) -> WeightNames:
-        """Reads the configuration only; no weights are loaded."""
-        config = AutoConfig.from_pretrained(path)
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
-        first: dict[int, str] = {}
-        tied = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if (owner := first.setdefault(id(parameter), name)) != name:
-                tied[name] = owner
-        return cls(config.model_type, {name: value.shape for name, value in model.state_dict().items()}, tied)
-
-    def prepare(self, weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """The tensors to push, under the names that vLLM loads. Tied ones may be left out.
-
-        All are pushed, tied ones too: on a CPU vLLM keeps a packed copy of an output layer's weights, and renews it
-        only when the layer is loaded.
-
-        Raises:
-            ValueError: a name is unknown or missing, or a shape differs.
-        """
-        if unknown := sorted(weights.keys() - self.shapes.keys()):
-            raise ValueError(f"weights must be those of a {self.model_type} model, got unknown name {unknown[0]}")
-        prepared = {}
-        for name, shape in self.shapes.items():
-            source = name if name in weights else self.tied.get(name, name)
-            if source not in weights:
-                raise ValueError(f"weights must be complete, {name} is missing")
-            if weights[source].shape != shape:
-                raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(weights[source].shape)}")
-            prepared[self.loaded_name(name)] = weights[source].detach().to(dtype)
-        return prepared
-
-    def loaded_name(self, name: str) -> str:
-        """What vLLM calls a tensor: "model.vision_tower.norm.weight" of a LLaVA is its tower's vision model's."""
-        own, loaded = _RENAMED.get(self.model_type, ("", ""))
-        return loaded + name.removeprefix(own) if own and name.startswith(own) else name
+Weights = Mapping[str, torch.Tensor] | str | OfferedWeights
 
 
 class Transport(Protocol):
-    """backend: name under which vLLM's workers know the receiving end."""
+    async def accept(self, weights: Weights) -> Any:
+        """What `push` takes. Raises ValueError for weights that are not the model's or do not come this way."""
+        ...
 
-    backend: str
+    async def connect(self, llm: Any, accepted: Any) -> None:
+        """Meets the sender where that is new; requests may be under way."""
+        ...
 
-    async def push(self, llm: Any, weights: dict[str, torch.Tensor]) -> None:
+    async def push(self, llm: Any, accepted: Any) -> None:
         """Replaces the weights of a paused `AsyncLLM`; after an error they are undefined until a push succeeds."""
         ...
+
+
+def make_transport(transport: str, names: WeightNames, dtype: torch.dtype) -> Transport:
+    """Errors: ValueError for an unknown one."""
+    if transport not in BACKENDS:
+        raise ValueError(f"transport must be one of {', '.join(BACKENDS)}, got {transport!r}")
+    return SharedMemory(names, dtype) if transport == "shared_memory" else FromTrainer(transport, names)
 
 
 class SharedMemory:
     """A safetensors file in memory, which workers on this machine map; on disk where /dev/shm is too small."""
 
-    backend = "vlmgym_shared_memory"
+    def __init__(self, names: WeightNames, dtype: torch.dtype) -> None:
+        self._names = names
+        self._dtype = dtype
 
-    async def push(self, llm: Any, weights: dict[str, torch.Tensor]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+    async def accept(self, weights: Weights) -> dict[str, torch.Tensor]:
+        if isinstance(weights, OfferedWeights):
+            raise ValueError(
+                "an engine with transport shared_memory takes tensors or a model directory, "
+                f"got weights that are offered by {weights.transport}"
+            )
+        return await asyncio.to_thread(self._prepare, weights)
 
-        weights = _apart(weights)
+    async def connect(self, llm: Any, accepted: dict[str, torch.Tensor]) -> None:
+        """A file needs none."""
+
+    async def push(self, llm: Any, accepted: dict[str, torch.Tensor]) -> None:
+        weights = _apart(accepted)
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
         with tempfile.TemporaryDirectory(dir=_folder(num_bytes), prefix="vlmgym-weights-") as folder:
             path = f"{folder}/weights.safetensors"
             await asyncio.to_thread(save_file, weights, path)
-            await llm.start_weight_update()
-            await llm.update_weights(
-                WeightTransferUpdateRequest(update_info={"path": path, "checksum": checksum(weights)})
+            await _update(llm, {"path": path, "checksum": await asyncio.to_thread(weights_checksum, weights)})
+
+    def _prepare(self, weights: Mapping[str, torch.Tensor] | str) -> dict[str, torch.Tensor]:
+        if isinstance(weights, str):
+            model: torch.nn.Module = load_vlm(weights, self._dtype)
+            weights = model.state_dict()
+        return self._names.prepare(weights, self._dtype)
+
+
+class FromTrainer:
+    """A trainer sends from its GPU while the workers load (`_vllm_sender`); "nccl" to others, "ipc" on the same one."""
+
+    def __init__(self, transport: str, names: WeightNames) -> None:
+        self._transport = transport
+        self._names = names
+
+    async def accept(self, weights: Weights) -> OfferedWeights:
+        if not isinstance(weights, OfferedWeights) or weights.transport != self._transport:
+            raise ValueError(
+                f"an engine with transport {self._transport} takes weights that a trainer offers by {self._transport}, "
+                f"got {_described(weights)}"
             )
-            await llm.finish_weight_update()
+        self._names.check(dict(zip(weights.update["names"], weights.update["shapes"], strict=True)))
+        return weights
+
+    async def connect(self, llm: Any, accepted: OfferedWeights) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        if accepted.init is not None:
+            await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(accepted.init)))
+
+    async def push(self, llm: Any, accepted: OfferedWeights) -> None:
+        await _update(llm, {**accepted.update, "checksum": accepted.checksum})
 
 
-TRANSPORTS: dict[str, type[Transport]] = {"shared_memory": SharedMemory}
+async def _update(llm: Any, update: dict[str, Any]) -> None:
+    from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+    await llm.start_weight_update()
+    await llm.update_weights(WeightTransferUpdateRequest(update_info=update))
+    await llm.finish_weight_update()
 
 
-def checksum(weights: Mapping[str, torch.Tensor]) -> int:
-    """CRC-32 of all names and bytes, whatever the order of the mapping."""
-    total = 0
-    for name in sorted(weights):
-        words = weights[name].detach().cpu().contiguous().flatten().view(torch.uint8)
-        total = zlib.crc32(words.numpy().data, zlib.crc32(name.encode(), total))
-    return total
+def _described(weights: Weights) -> str:
+    if isinstance(weights, OfferedWeights):
+        return f"ones that are offered by {weights.transport}"
+    return "a model directory" if isinstance(weights, str) else "tensors"
 
 
 def _apart(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

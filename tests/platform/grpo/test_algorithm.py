@@ -111,10 +111,14 @@ def test_train_checkpoint_restore_evaluate(make_config, build, weights_of, tmp_p
 
 
 def test_two_learners_make_the_same_weights_as_one(make_config, build, weights_of):
-    """Different prompts and response lengths, several micro-batches, three updates; gloo and DDP."""
+    """Different prompts and response lengths, several micro-batches, three updates; gloo and DDP.
+
+    The engines, one per learner, are colocated and sleep during each update.
+    """
     weights = {}
     for num_learners in (0, 2):
         config = make_config().environment(UnevenEnv).env_runners(num_env_runners=0)
+        config.engines(engine_placement="colocated", num_engines=max(1, num_learners))
         algorithm = build(config.learners(num_learners=num_learners))
         for _ in range(3):
             result = algorithm.train()

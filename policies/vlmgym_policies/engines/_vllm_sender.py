@@ -21,7 +21,7 @@ from vlmgym_policies.engines._vllm_names import WeightNames
 from vlmgym_policies.engines._vllm_nccl import Connection
 
 _COUNTER = slice(11, 13)
-"""Places of the counter in a handle."""
+"""Places in a handle of the counter of who has the tensor open."""
 
 
 class Receivers(NamedTuple):
@@ -167,20 +167,27 @@ class IpcSender:
 
     A copy also where the engines have the learners' dtype: memory that was exported keeps a record of each export for
     as long as it lives, and parameters live for ever.
+
+    PyTorch frees memory that was exported once a counter, 1 at the export, is 0, and keeps it for ever where it went
+    below. The receiver counts down when it lets go; that it never opened the tensor, or was killed, nobody here can
+    tell. So handles name the counter of a spare tensor, and `release` counts the true ones down.
     """
 
     def __init__(self, names: WeightNames, dtype: torch.dtype, timeout_s: float) -> None:
         self._names = names
         self._dtype = dtype
         self._exported: list[_Exported] = []
+        self._spare: _Exported | None = None
 
     def offer(self, weights: Mapping[str, torch.Tensor], to: Receivers, rank: int) -> list[OfferedWeights]:
         self.release()
         copies = _copies(self._names.prepare(weights, self._dtype), weights)
         checksum = weights_checksum(copies)
+        device = next(iter(copies.values())).device
+        self._spare = self._spare or _export(torch.zeros(1, device=device))
         self._exported = [_export(tensor) for tensor in copies.values()]
-        gpu = _gpu_uuid(next(iter(copies.values())).device)
-        update = {**_description(copies), "ipc_handles": [{gpu: exported.handle} for exported in self._exported]}
+        handles = [{_gpu_uuid(device): exported.counted_by(self._spare)} for exported in self._exported]
+        update = {**_description(copies), "ipc_handles": handles}
         return [OfferedWeights("ipc", None, update, checksum)] * to.num_engines
 
     def send(self) -> None:
@@ -188,7 +195,7 @@ class IpcSender:
 
     def release(self) -> None:
         for exported in self._exported:
-            _release_counter(exported.handle)
+            exported.count_down()
         self._exported = []
 
 
@@ -196,10 +203,19 @@ _SENDERS: dict[str, type[NcclSender] | type[IpcSender]] = {"ipc": IpcSender, "nc
 
 
 class _Exported(NamedTuple):
-    """tensor: what keeps the memory alive. handle: what it is opened by, once."""
+    """tensor: what keeps the memory alive. handle: what it is opened by."""
 
     tensor: torch.Tensor
     handle: list[Any]
+
+    def counted_by(self, other: _Exported) -> list[Any]:
+        """The handle, with the counter of another."""
+        handle = list(self.handle)
+        handle[_COUNTER] = other.handle[_COUNTER]
+        return handle
+
+    def count_down(self) -> None:
+        torch.UntypedStorage._release_ipc_counter_cuda(*self.handle[_COUNTER])
 
 
 def _merged(offers: Sequence[OfferedWeights]) -> OfferedWeights:
@@ -259,10 +275,3 @@ def _gpu_uuid(device: torch.device) -> str:
 def _export(tensor: torch.Tensor) -> _Exported:
     _, arguments = reduce_tensor(tensor)  # type: ignore[no-untyped-call]
     return _Exported(tensor, plain_handle(arguments))
-
-
-def _release_counter(handle: Sequence[Any]) -> None:
-    """Lets the memory go with its tensor. PyTorch counts who has it open, from one at the export on, and would keep it
-    for ever for an engine that never opened it or was killed. One release too many does no harm.
-    """
-    torch.UntypedStorage._release_ipc_counter_cuda(*handle[_COUNTER])

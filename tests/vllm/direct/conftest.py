@@ -58,17 +58,23 @@ def nccl(monkeypatch):
 
 @pytest.fixture
 def cuda_ipc(monkeypatch):
-    """Handles name tensors of this process. Returns the counters that were released."""
+    """Handles name tensors of this process. Returns PyTorch's counters, of the spare tensor first."""
     from vllm.distributed.weight_transfer import ipc_engine
 
-    exported, released = {}, []
+    exported, counters = {}, {}
 
     def reduce_tensor(tensor):
         exported[handle := f"handle {len(exported)}".encode()] = tensor
+        counters[handle] = 1
         storage = (tensor.storage_offset(), torch.storage.TypedStorage, tensor.dtype, 0, handle, tensor.nbytes, 0)
         return None, (torch.Tensor, tensor.shape, tensor.stride(), *storage, False, handle, 7, b"event", True)
 
-    def rebuild(cls, size, stride, offset, storage_cls, dtype, device, handle, *_):
+    def count_down(counter, offset):
+        assert offset == 7
+        counters[counter] -= 1
+
+    def rebuild(cls, size, stride, offset, storage_cls, dtype, device, handle, num_bytes, start, grad, *counter):
+        count_down(*counter[:2])  # what a receiver does when it lets go
         tensor = exported[handle]
         assert (cls, storage_cls) == (torch.Tensor, torch.storage.TypedStorage)
         assert (size, stride, offset, dtype) == (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype)
@@ -77,9 +83,8 @@ def cuda_ipc(monkeypatch):
     monkeypatch.setattr(_vllm_sender, "reduce_tensor", reduce_tensor)
     monkeypatch.setattr(ipc_engine, "rebuild_cuda_tensor", rebuild)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="GPU-0"))
-    release = staticmethod(lambda *counter: released.append(counter))
-    monkeypatch.setattr(torch.UntypedStorage, "_release_ipc_counter_cuda", release, raising=False)
-    return released
+    monkeypatch.setattr(torch.UntypedStorage, "_release_ipc_counter_cuda", staticmethod(count_down), raising=False)
+    return counters
 
 
 class InProcess:

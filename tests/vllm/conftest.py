@@ -1,9 +1,10 @@
-"""Tiny models of further architectures, and vLLM engines that end with their test."""
+"""Tiny models of further architectures, and vLLM engines that end with their tests."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -128,15 +129,33 @@ def save(architecture: Any, config: Any, processor: Any, path: Path) -> None:
     processor.save_pretrained(path)
 
 
-@pytest.fixture
-def start_engine() -> Iterator[Callable[..., Any]]:
-    """Starts a vLLM engine that ends with the test."""
-    engines = []
+@pytest.fixture(scope="module")
+def start_engine(engine_processes: Any) -> Iterator[Callable[..., Any]]:
+    """Starts vLLM engines that end with the tests of a module, and leave no process behind."""
+    engines: list[Any] = []
+    others = set(engine_processes(psutil.Process()))
 
     def start(path: Path, **options: Any) -> Any:
         engines.append(make_engine("vllm", path=str(path), dtype="float32", block_size=32, **options))
         return engines[-1]
 
     yield start
+    started = set(engine_processes(psutil.Process())) - others
     for engine in engines:
         engine.close()
+    assert len(started) >= len(engines)
+    assert [process for process in started if is_alive(process)] == []
+
+
+@pytest.fixture(scope="session")
+def engine_processes() -> Callable[[psutil.Process], list[psutil.Process]]:
+    """Those below another process that vLLM started."""
+
+    def find(parent: psutil.Process) -> list[psutil.Process]:
+        return [child for child in parent.children(recursive=True) if "VLLM::" in " ".join(child.cmdline())]
+
+    return find
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

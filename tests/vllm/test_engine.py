@@ -15,13 +15,12 @@ from vlmgym_policies.prompting import make_prompt
 pytestmark = pytest.mark.vllm
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
+MAX_MODEL_LEN = 256
 
 
 @pytest.fixture(scope="module")
-def engine(make_model):
-    engine = make_engine("vllm", path=str(make_model(0)), dtype="float32", block_size=32, max_model_len=256)
-    yield engine
-    engine.close()
+def engine(make_model, start_engine):
+    return start_engine(make_model(0), max_model_len=MAX_MODEL_LEN)
 
 
 @pytest.fixture
@@ -103,9 +102,32 @@ def test_a_cancelled_caller_leaves_whole_weights_behind(engine, make_model, prom
 def test_a_prompt_that_does_not_fit_fails_with_its_call_and_the_engine_lives(engine, make_model, prompts):
     long = Prompt((Message("user", "left " * 400),))
     num_tokens = len(VLMProcessor(str(make_model(0))).encode(long))
-    with pytest.raises(ValueError, match=f"a prompt must have fewer than 256 tokens, got {num_tokens}"):
+    with pytest.raises(ValueError, match=f"a prompt must have at most 232 tokens, its last turn has {num_tokens}"):
         asyncio.run(engine.generate([prompts[0], long], GREEDY))
     assert len(asyncio.run(engine.generate(prompts, GREEDY))) == len(prompts)
+
+
+def test_a_long_chat_loses_first_turns_and_says_so(engine, make_model, prompts):
+    asyncio.run(engine.load_weights(str(make_model(0)), 9))
+    hf = make_engine("hf", path=str(make_model(0)), max_model_len=MAX_MODEL_LEN)
+    turns = [Message("user", "Which? " * 5, prompt.images) for prompt in prompts]
+    chat = [message for turn in turns for message in (turn, Message("assistant", "Left. " * 5))]
+    long = Prompt((Message("system", "Play."), *chat[:-1]))
+    (ours,) = asyncio.run(engine.generate([long], GREEDY))
+    (theirs,) = asyncio.run(hf.generate([long], GREEDY))
+    assert 0 < ours.num_cut_turns == theirs.num_cut_turns < len(turns)
+    np.testing.assert_array_equal(ours.prompt_token_ids, theirs.prompt_token_ids)
+    np.testing.assert_array_equal(ours.token_ids, theirs.token_ids)
+    assert ours.image_digests == theirs.image_digests
+    assert len(ours.image_digests) == len(turns) - ours.num_cut_turns
+
+
+def test_sleep_needs_can_sleep_on_a_gpu_alone(engine, make_model, prompts, monkeypatch):
+    with monkeypatch.context() as gpu:
+        gpu.setattr(engine._process, "on_gpu", True)
+        with pytest.raises(ValueError, match="can_sleep must be True for an engine that is to sleep on a GPU"):
+            asyncio.run(engine.sleep())
+    assert len(asyncio.run(engine.generate(prompts[:1], GREEDY))) == 1
 
 
 def test_prompts_with_two_pictures_or_none(engine, make_model, prompts):
@@ -120,31 +142,12 @@ def test_prompts_with_two_pictures_or_none(engine, make_model, prompts):
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
 
 
-def engine_processes(parent):
-    """Processes below `parent` that vLLM started."""
-    return [child for child in parent.children(recursive=True) if "VLLM::" in " ".join(child.cmdline())]
-
-
-def alive(processes):
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_close_ends_the_processes(start_engine, make_model):
-    others = set(engine_processes(psutil.Process()))
-    engine = start_engine(make_model(0))
-    started = set(engine_processes(psutil.Process())) - others
-    assert started
-    engine.close()
-    assert alive(started) == []
-
-
-def test_an_engine_in_a_killed_actor_leaves_no_process(make_model, ray_session, prompts):
+def test_an_engine_in_a_killed_actor_leaves_no_process(make_model, ray_session, prompts, engine_processes):
     import ray
 
-    from vlmgym.engine_actor import EngineActor
+    from vlmgym.engine_actor import start_engine
 
-    options = {"path": str(make_model(0)), "dtype": "float32"}
-    actor = ray.remote(num_cpus=0.5)(EngineActor).remote("vllm", options)
+    actor = start_engine("vllm", {"path": str(make_model(0)), "dtype": "float32"}, {"num_cpus": 0.5})
     weights = ray.put(load_vlm(str(make_model(1)), torch.float32).state_dict())
     ray.get(actor.load_weights.remote(weights, 3))
     completions = ray.get(actor.generate.remote(prompts, GREEDY))

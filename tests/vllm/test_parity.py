@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from vlmgym_policies.engine import Message, NoWeightsError, Prompt, Sampling, make_engine
+from vlmgym_policies.engines._vllm_names import WeightNames
 from vlmgym_policies.engines._vllm_transport import SharedMemory
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 from vlmgym_policies.vlm_module import vision_tower
@@ -22,9 +23,15 @@ TEXT = "Which two tiles match? Say why, then say where. " * 3
 GREEDY = Sampling(temperature=0, max_tokens=16)
 
 
-@pytest.fixture(params=["demo", "llava", "qwen2_5_vl"])
+@pytest.fixture(scope="module", params=["demo", "llava", "qwen2_5_vl"])
 def path(request, make_model):
     return make_model(0) if request.param == "demo" else request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(path, start_engine):
+    """One for each model: it has the weights of its file until the first push, and any after."""
+    return start_engine(path)
 
 
 @pytest.fixture
@@ -67,11 +74,10 @@ def largest_difference(completions, expected):
     return max(float(np.abs(a.logprobs - b.logprobs).max()) for a, b in zip(completions, expected, strict=True))
 
 
-def test_tokens_and_logprobs_equal_those_of_hf_before_and_after_pushes(path, prompts, start_engine, record_property):
+def test_tokens_and_logprobs_equal_those_of_hf_before_and_after_pushes(path, prompts, engine, record_property):
     """The same pictures again after each push: a cache that outlived one would answer with the old model's features."""
-    started = time.monotonic()
-    engine, hf = start_engine(path), make_engine("hf", path=str(path))
-    record_property("start_s", round(time.monotonic() - started, 1))
+    hf = make_engine("hf", path=str(path))
+    assert asyncio.run(engine.weights_version()) == 0
     model = load_vlm(str(path), torch.float32)
     said = []
     for version, part in enumerate(("none", "language", "vision", "language", "vision")):
@@ -90,8 +96,8 @@ def test_tokens_and_logprobs_equal_those_of_hf_before_and_after_pushes(path, pro
     assert all(before != after for before, after in itertools.pairwise(said))
 
 
-def test_sampled_logprobs_are_those_of_the_learner(path, prompts, start_engine):
-    engine, processor = start_engine(path), VLMProcessor(str(path))
+def test_sampled_logprobs_are_those_of_the_learner(path, prompts, engine):
+    processor = VLMProcessor(str(path))
     model = load_vlm(str(path), torch.float32)
     weights = redrawn(model, "language", 5)
     asyncio.run(engine.load_weights(weights, 1))
@@ -112,21 +118,31 @@ def test_sampled_logprobs_are_those_of_the_learner(path, prompts, start_engine):
 class TornPush(SharedMemory):
     """Sends half of the tensors."""
 
-    async def push(self, llm, weights):
-        await super().push(llm, dict(list(weights.items())[: len(weights) // 2]))
+    async def push(self, llm, accepted):
+        await super().push(llm, dict(list(accepted.items())[: len(accepted) // 2]))
 
 
-def test_after_a_push_that_fails_halfway_nothing_is_served_until_one_succeeds(make_model, prompts, start_engine):
-    engine, hf = start_engine(make_model(0)), make_engine("hf", path=str(make_model(0)))
-    weights = redrawn(load_vlm(str(make_model(0)), torch.float32), "language", 9)
-    greedy(engine, prompts)
-    whole, engine._transport = engine._transport, TornPush()
-    with pytest.raises(Exception, match="lack"):
+class SpoiltPush(SharedMemory):
+    """Says of another set of tensors that it is this one."""
+
+    async def push(self, llm, accepted):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vlmgym_policies.engines._vllm_transport.weights_checksum", lambda weights: 5)
+            await super().push(llm, accepted)
+
+
+@pytest.mark.parametrize(("broken", "message"), [(TornPush, "lack"), (SpoiltPush, "must have checksum 5")])
+def test_after_a_broken_push_nothing_is_served_until_one_succeeds(path, prompts, engine, broken, message):
+    hf = make_engine("hf", path=str(path))
+    weights = redrawn(load_vlm(str(path), torch.float32), "language", 9)
+    whole = engine._weights._transport
+    engine._weights._transport = broken(WeightNames.of(str(path)), torch.float32)
+    with pytest.raises(Exception, match=message):
         asyncio.run(engine.load_weights(weights, 1))
     assert asyncio.run(engine.weights_version()) is None
     with pytest.raises(NoWeightsError):
         greedy(engine, prompts)
-    engine._transport = whole
+    engine._weights._transport = whole
     for version in (2, 3):
         asyncio.run(engine.load_weights(weights, version))
         asyncio.run(hf.load_weights(weights, version))

@@ -90,6 +90,7 @@ def test_stays_the_number_it_is():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_same_on_a_gpu(dtype):
     weights = {str(shape): drawn(shape, dtype) for shape in [(9999, 1001), (3, 5), (), (0,)]}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmgym_policies import checksum
@@ -60,6 +60,7 @@ def test_tensors_may_come_one_by_one():
     assert running.value() == weights_checksum(weights)
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([1, 63, 4096, 2**17 + 3]), st.integers(0, 15))
 def test_a_single_flipped_bit_is_found(data, size, bit):
     tensor = drawn(size, torch.bfloat16)
@@ -68,6 +69,7 @@ def test_a_single_flipped_bit_is_found(data, size, bit):
     assert weights_checksum({"a": tensor}) != before
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([2, 63, 4096, 2**17 + 3]), st.sampled_from([torch.bfloat16, torch.float32]))
 def test_two_swapped_elements_are_found(data, size, dtype):
     tensor = torch.arange(size).to(torch.int16 if dtype == torch.bfloat16 else torch.int32).view(dtype)

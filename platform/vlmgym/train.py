@@ -18,7 +18,7 @@ from vlmgym.evals.report import PolicyResult, Rate, decision_rates, print_table,
 from vlmgym.evals.runner import decide, held_out_states
 from vlmgym.job import Job, JobError
 from vlmgym.metrics_file import Point
-from vlmgym.stages import cold_start_config, grpo_config, updates_per_iteration
+from vlmgym.stages import check_stages, cold_start_config, grpo_config, updates_per_iteration
 from vlmgym.step_metrics import cold_start_metrics, grpo_metrics, rollouts_of
 from vlmgym.tracking import Stage, Tracker
 from vlmgym_policies.baselines import Demonstrator
@@ -42,6 +42,7 @@ def train_job(job: Job, *, resume: bool = False, console: Console | None = None)
     Raises:
         JobError: the job cannot run as it is written; found before anything is trained.
     """
+    check_stages(job)
     try:
         run = _Run(job, resume, console or Console(highlight=False))
     except ValueError as error:

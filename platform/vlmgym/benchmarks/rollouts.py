@@ -72,7 +72,14 @@ class Settings(NamedTuple):
     def engine_options(self) -> dict[str, Any]:
         return {"max_batch_size": self.num_in_flight, **ENGINE_OPTIONS[self.engine]}
 
+    def training_config(self, model: str) -> GRPOConfig:
+        """Half as many groups in flight, which are a batch: about as long to generate as to learn from."""
+        num_groups = max(1, self.groups_in_flight // 2)
+        config = self.config(model).training(num_groups_per_train_batch=num_groups)
+        return config.env_runners(num_envs_per_env_runner=num_groups)
+
     def config(self, model: str) -> GRPOConfig:
+        """A core for the engine and one for the learner, which is in this process."""
         config = GRPOConfig().environment(RolloutEnv, env_config=env_config(self.group_size)).vlm(model)
         config.training(num_groups_per_train_batch=self.groups_in_flight, max_dropped_groups=0)
         config.env_runners(
@@ -81,6 +88,7 @@ class Settings(NamedTuple):
             num_envs_per_env_runner=self.groups_in_flight,
             num_cpus_per_env_runner=0,
         )
+        config.learners(num_learners=0, num_cpus_per_learner=1)
         config.engines(engine_type=self.engine, engine_options=self.engine_options, num_cpus_per_engine=1)
         return config.debugging(seed=0, log_level="ERROR")
 
@@ -91,13 +99,13 @@ def measure(settings: Settings, progress: Progress) -> Figures:
     num_updates = TRAINING_REPEATS * len(LAGS) if settings.training else 0
     total = settings.repeats * len(KINDS) + num_updates
     with tempfile.TemporaryDirectory(prefix="vlmgym-") as folder, _ray():
-        config = settings.config(str(make_endless_vlm(Path(folder) / "model")))
-        windows = _measure_rollouts(settings, config, lambda done, what: progress(done, total, what))
+        model = str(make_endless_vlm(Path(folder) / "model"))
+        windows = _measure_rollouts(settings, settings.config(model), lambda done, what: progress(done, total, what))
         updates: dict[int, list[list[Update]]] = {lag: [] for lag in LAGS}
         for number in range(num_updates):
             lag = LAGS[number % len(LAGS)]
             progress(total - num_updates + number, total, f"training, lag {lag}")
-            updates[lag].append(measure_updates(config, lag))
+            updates[lag].append(measure_updates(settings.training_config(model), lag))
     in_one_process = settings.engine in ENGINES_IN_ONE_PROCESS
     workload = WorkloadFigure(settings.engine, settings.num_in_flight, settings.group_size, NUM_TURNS)
     return Figures(

@@ -12,7 +12,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-NUM_WARM_UP, NUM_UPDATES = 2, 4
+NUM_WARM_UP, NUM_UPDATES = 1, 4
 IMPORTANCE_CAP = 2.0
 LR = 1e-5
 

@@ -19,6 +19,7 @@ from vlmgym_policies.engine import (
     make_engine,
 )
 from vlmgym_policies.engines import hf
+from vlmgym_policies.engines._hf_admission import PREFILL_STEPS, Admission
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 from vlmgym_policies.prompting import make_prompt
 
@@ -119,11 +120,20 @@ def test_waiting_requests_share_a_batch_of_bounded_size(start, prompts):
     steps = num_rows_per_step(engine)
 
     async def ask_all():
-        calls = [engine.generate(prompts[:1], Sampling(max_tokens=2 + 3 * (i % 2), seed=i)) for i in range(12)]
+        calls = [engine.generate(prompts[:1], Sampling(max_tokens=2 + 12 * (i % 2), seed=i)) for i in range(12)]
         return await asyncio.gather(*calls)
 
-    assert [len(c.token_ids) for (c,) in asyncio.run(ask_all())] == [2, 5] * 6
-    assert steps == [8, 8, 8, 8, 6, 2, 2]
+    assert [len(c.token_ids) for (c,) in asyncio.run(ask_all())] == [2, 14] * 6
+    waited = [4] * PREFILL_STEPS  # four newcomers by four rows
+    assert steps == [8, 8, *waited, 8, 8, *[6] * (10 - len(waited)), *[2] * (2 + len(waited))]
+
+
+def test_newcomers_join_when_they_have_waited_for_what_their_prefill_costs():
+    assert Admission().num_admitted(5, num_running=0) == 5
+    admission = Admission()
+    waits = [admission.num_admitted(num_waiting, num_running=10) for num_waiting in (0, 1, 4, 9, 10, 12, 12)]
+    assert waits == [0, 0, 0, 0, 0, 0, 12]
+    assert admission.num_admitted(12, num_running=10) == 0
 
 
 def test_an_idle_engine_waits_for_who_comes_shortly_after(start, prompts, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from vlmgym_policies.engine import Message, Sampling
 from vlmgym_policies.engines._hf_cache import JoiningRows, LeavingRows, rows_can_join
+from vlmgym_policies.engines._hf_positions import Positions
 from vlmgym_policies.engines._hf_sampling import draw
 from vlmgym_policies.processing import FittedPrompt, VLMProcessor
 
@@ -67,6 +68,7 @@ class Decoder:
         self._text_config = model.config.get_text_config(decoder=True)
         self._eos = frozenset(processor.eos_token_ids)
         self._banned = torch.tensor(processor.banned_token_ids, dtype=torch.int64, device=device)
+        self._positions = Positions(model)
         self._mixes_ages = rows_can_join(DynamicCache(config=self._text_config))
         self._batch: _Batch | None = None
 
@@ -82,7 +84,7 @@ class Decoder:
         sources = [numbers.setdefault(row.fitted.prompt.messages, len(numbers)) for row in rows]
         prompts = [rows[sources.index(number)].fitted for number in range(len(numbers))]
         inputs = self._processor.collate([p.token_ids for p in prompts], [p.prompt.images for p in prompts], "left")
-        inputs["position_ids"], deltas = self._positions(inputs)
+        inputs["position_ids"], deltas = self._positions(inputs, [len(p.prompt.images) for p in prompts])
         inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         cache = DynamicCache(config=self._text_config)
         logits = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
@@ -133,21 +135,6 @@ class Decoder:
         self.rows = []
         self._batch = None
 
-    def _positions(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions of the prompts' tokens, [U, T] or [3, U, T], and the deltas of `Prefilled`, all on the CPU."""
-        mask = inputs["attention_mask"]
-        if self._is_mrope and "mm_token_type_ids" in inputs:
-            position_ids, deltas = self._model.base_model.get_rope_index(**inputs)
-            return position_ids, deltas.view(-1)
-        position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
-        deltas = torch.zeros(len(mask), dtype=torch.int64)
-        return (position_ids.expand(3, -1, -1) if self._is_mrope else position_ids), deltas
-
-    @property
-    def _is_mrope(self) -> bool:
-        """Whether a token's position is three numbers, time, height and width."""
-        return hasattr(self._model.base_model, "get_rope_index")
-
     def _draw(self, per_row: _PerRow) -> torch.Tensor:
         """The next token of each row, int64 [B], which the rows have got."""
         uniforms = torch.tensor([row.uniforms[len(row.token_ids)] for row in self.rows], dtype=torch.float64)
@@ -170,7 +157,7 @@ class Decoder:
         output = self._model(
             input_ids=token_ids[:, None],
             attention_mask=self._attention_mask(batch, lengths + 1),
-            position_ids=position_ids.expand(3, -1, -1) if self._is_mrope else position_ids,
+            position_ids=position_ids.expand(3, -1, -1) if self._positions.is_mrope else position_ids,
             past_key_values=batch.cache.states,
             use_cache=True,
             logits_to_keep=1,

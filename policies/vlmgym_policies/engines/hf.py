@@ -21,6 +21,7 @@ from vlmgym_policies.engine import (
     Prompt,
     Sampling,
 )
+from vlmgym_policies.engines._hf_admission import Admission
 from vlmgym_policies.engines._hf_call import Call, Request
 from vlmgym_policies.engines._hf_decoder import Decoder, Row
 from vlmgym_policies.engines._hf_weights import Weights
@@ -31,10 +32,10 @@ class HFEngine:
     """Generates with a model of this process; a `TrainableEngine`.
 
     path: model directory or hub name. max_batch_size: rows that are decoded together. batch_wait_s: an idle engine
-    begins when no request has come for so long, or a batch is full; later ones join what runs, where the architecture
-    lets them. max_model_len: tokens of prompt and response together, by default the model's own bound; a prompt loses
-    first turns to leave room for `Sampling.max_tokens`. wait_for_weights: serve nothing until the first `load_weights`
-    (so that a restarted engine never answers with old weights).
+    begins when no request has come for so long, or a batch is full; later ones join what runs, some at a time, where
+    the architecture lets them. max_model_len: tokens of prompt and response together, by default the model's own bound;
+    a prompt loses first turns to leave room for `Sampling.max_tokens`. wait_for_weights: serve nothing until the first
+    `load_weights` (so that a restarted engine never answers with old weights).
 
     One thread decodes; nothing else touches the model. So calls may come from any event loop.
     """
@@ -64,6 +65,7 @@ class HFEngine:
         self._max_model_len = self._processor.max_model_len if max_model_len is None else max_model_len
         self._restarts_rows = in_flight == "redo"
         self._thread = ThreadPoolExecutor(1, "hf-engine")
+        self._admission = Admission()
         self._running: dict[Row, Request] = {}
         self._lock = threading.Lock()  # guards what follows
         self._version = None if wait_for_weights else 0
@@ -157,10 +159,14 @@ class HFEngine:
                 self._waiting[:0] = self._running.values()
                 self._running.clear()
                 self._decoder.clear()
-            num = 0 if self._is_held or not self._decoder.can_join else self._max_batch_size - len(self._running)
+            num = 0 if self._is_held or not self._decoder.can_join else self._num_admitted()
             newcomers, self._waiting = self._waiting[:num], self._waiting[num:]
             self._is_decoding = bool(newcomers or self._running)
             return newcomers if self._is_decoding else None
+
+    def _num_admitted(self) -> int:
+        num_free = self._max_batch_size - len(self._running)
+        return self._admission.num_admitted(min(num_free, len(self._waiting)), len(self._running))
 
     def _settle(self) -> None:
         """Waits until no request has come for `batch_wait_s`, or a batch is full."""

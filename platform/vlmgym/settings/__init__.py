@@ -1,0 +1,29 @@
+"""Decides which knobs a job has: each stands once, in the file of its section, with its default and its rule.
+
+Defaults are those of G1 (arXiv 2505.13426) wherever the paper or its code states one.
+"""
+
+from vlmgym.settings.cold_start import ColdStartSettings
+from vlmgym.settings.engine import EngineSettings, SamplingSettings
+from vlmgym.settings.env_runners import EnvRunnerSettings
+from vlmgym.settings.game import GameSettings, RewardSettings
+from vlmgym.settings.grpo import GRPOSettings
+from vlmgym.settings.learners import LearnerSettings
+from vlmgym.settings.model import ModelSettings
+from vlmgym.settings.results import EvaluationSettings, TrackingSettings
+from vlmgym.settings.section import Section
+
+__all__ = [
+    "ColdStartSettings",
+    "EngineSettings",
+    "EnvRunnerSettings",
+    "EvaluationSettings",
+    "GRPOSettings",
+    "GameSettings",
+    "LearnerSettings",
+    "ModelSettings",
+    "RewardSettings",
+    "SamplingSettings",
+    "Section",
+    "TrackingSettings",
+]

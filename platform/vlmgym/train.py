@@ -19,8 +19,8 @@ from vlmgym.evals.runner import decide, held_out_states
 from vlmgym.job import Job, JobError
 from vlmgym.metrics_file import Point
 from vlmgym.stages import check_stages, cold_start_config, grpo_config, updates_per_iteration
-from vlmgym.step_metrics import cold_start_metrics, grpo_metrics, rollouts_of
-from vlmgym.tracking import Stage, Tracker
+from vlmgym.tracking.step_metrics import cold_start_metrics, grpo_metrics, rollouts_of
+from vlmgym.tracking.tracker import Stage, Tracker
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.engine import Sampling, make_engine
 from vlmgym_policies.tiny import make_tiny_vlm

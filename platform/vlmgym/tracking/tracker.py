@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vlmgym.curves import draw_curves
 from vlmgym.job import Job
 from vlmgym.metrics_file import MetricsFile, Point
-from vlmgym.wandb_run import NoWandb, WandbRun, wandb_mode
+from vlmgym.tracking.wandb_run import NoWandb, WandbRun, wandb_mode
 
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"

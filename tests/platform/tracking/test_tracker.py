@@ -14,8 +14,8 @@ from vlmgym.curves import curve_points
 from vlmgym.job import Job, load_job
 from vlmgym.metrics_file import Point, read_metrics
 from vlmgym.settings import TrackingSettings
-from vlmgym.tracking import Rollout, Tracker
-from vlmgym.wandb_run import wandb_mode
+from vlmgym.tracking.tracker import Rollout, Tracker
+from vlmgym.tracking.wandb_run import wandb_mode
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 from vlmgym.grpo.config import POLICY_ID
 from vlmgym.grpo.group import SCORE
 from vlmgym.grpo.runner import PlayedGroup
-from vlmgym.tracking import Rollout
+from vlmgym.tracking.tracker import Rollout
 
 ENV_RUNNER_NAMES = {
     "reward": "episode_return_mean",

@@ -25,6 +25,7 @@ from ray.rllib.utils.metrics import (
 from vlmgym.grpo.algorithm import GRPO
 from vlmgym.grpo.batching import SEQUENCES, MicroBatch, TrainSequence, object_array
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
+from vlmgym.grpo.config_rules import check_shared_evenly
 from vlmgym.grpo.learner import GRPOLearner
 from vlmgym.grpo.loss import masked_sum
 from vlmgym_envs.core import Game
@@ -76,7 +77,7 @@ class ColdStartConfig(GRPOConfig):
 
     def validate(self) -> None:
         super().validate()
-        self._check_shared_evenly("demonstrations_per_update")
+        check_shared_evenly(self, "demonstrations_per_update")
         if self.answer_weight <= 0:
             raise ValueError(f"answer_weight must be above 0, got {self.answer_weight}")
         Demonstrator(GroupEnvConfig.from_dict(self.env_config).make_game(), self.teacher)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.connectors.learner import AgentToModuleMapping
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from vlmgym.engine_placement import check_engines
+from vlmgym.grpo.config_rules import FIXED, check_rules
+from vlmgym.grpo.rollout_config import RolloutConfig
 from vlmgym_envs.rllib import GameGroupEnv
-from vlmgym_policies.scoring import RewardWeights
 
 POLICY_ID = "policy"
 
@@ -21,7 +20,7 @@ def policy_for(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
     return POLICY_ID
 
 
-class GRPOConfig(AlgorithmConfig):
+class GRPOConfig(RolloutConfig):
     """Chains like every RLlib config.
 
     Example:
@@ -45,26 +44,12 @@ class GRPOConfig(AlgorithmConfig):
         self.max_weights_lag = 0
         self.stale_groups = "wait"
         self.importance_cap: float | None = None
-        self.env_step_timeout_s = 60.0
-        self.env_reset_timeout_s = 60.0
-        self.generation_timeout_s = 600.0
         self.clip_low = 0.2
         self.clip_high = 0.2
         self.kl_coeff = 0.01
         self.weight_decay = 0.01
         self.adam_betas = (0.9, 0.999)
         self.micro_batch_tokens = 16384
-        self.temperature = 1.0
-        self.max_tokens = 8192
-        self.reward_weights: dict[str, float] = {}
-        self.engine_type = "hf"
-        self.engine_options: dict[str, Any] = {}
-        self.num_engines = 1
-        self.num_cpus_per_engine: float = 1
-        self.num_gpus_per_engine: float = 0
-        self.engine_placement = "disaggregated"
-        self.tensor_parallel = 1
-        self.engine_restart_timeout_s = 1800.0
         self.lr = 1e-6
         self.grad_clip = 1.0
         self.grad_clip_by = "global_norm"
@@ -85,7 +70,7 @@ class GRPOConfig(AlgorithmConfig):
         self._dont_auto_sync_env_runner_states = True
         self.multi_agent(policies={POLICY_ID}, policy_mapping_fn=policy_for)
         self.evaluation_config = {"explore": False}
-        self._fixed = {name: getattr(self, name) for name in _FIXED}
+        self._fixed = {name: getattr(self, name) for name in FIXED}
 
     def vlm(
         self,
@@ -151,88 +136,10 @@ class GRPOConfig(AlgorithmConfig):
             micro_batch_tokens=micro_batch_tokens,
         )
 
-    def engines(
-        self,
-        *,
-        engine_type: str = NotProvided,
-        num_engines: int = NotProvided,
-        num_cpus_per_engine: float = NotProvided,
-        num_gpus_per_engine: float = NotProvided,
-        engine_placement: Literal["disaggregated", "colocated"] = NotProvided,
-        tensor_parallel: int = NotProvided,
-        engine_options: Mapping[str, Any] = NotProvided,
-    ) -> Self:
-        """Who generates: actors of one engine type.
-
-        Args:
-            engine_placement: "disaggregated" engines have CPUs and GPUs of their own. "colocated" ones share the GPUs
-                of the learners, in their order, and sleep while those update; they reserve CPUs alone.
-            tensor_parallel: GPUs that share one engine's model.
-            engine_options: for the engine's constructor.
-        """
-        return self._set(
-            engine_type=engine_type,
-            num_engines=num_engines,
-            num_cpus_per_engine=num_cpus_per_engine,
-            num_gpus_per_engine=num_gpus_per_engine,
-            engine_placement=engine_placement,
-            tensor_parallel=tensor_parallel,
-            engine_options=engine_options,
-        )
-
-    def timeouts(
-        self,
-        *,
-        env_step_timeout_s: float = NotProvided,
-        env_reset_timeout_s: float = NotProvided,
-        generation_timeout_s: float = NotProvided,
-        engine_restart_timeout_s: float = NotProvided,
-    ) -> Self:
-        """How long an environment or an engine may take before the group that waits for it is replaced.
-
-        Args:
-            engine_restart_timeout_s: how long a run waits for a new engine where none is left, and for one that loads.
-        """
-        return self._set(
-            env_step_timeout_s=env_step_timeout_s,
-            env_reset_timeout_s=env_reset_timeout_s,
-            generation_timeout_s=generation_timeout_s,
-            engine_restart_timeout_s=engine_restart_timeout_s,
-        )
-
-    def sampling(self, *, temperature: float = NotProvided, max_tokens: int = NotProvided) -> Self:
-        """How responses are drawn in training; evaluation with `explore=False` is greedy."""
-        return self._set(temperature=temperature, max_tokens=max_tokens)
-
-    def rewards(self, **weights: float) -> Self:
-        """Weights (`game`, `perception`, `format`) that differ from the paper's for the game that is played."""
-        return self._set(reward_weights=weights)
-
     def validate(self) -> None:
         """Refuses what makes no sense here, with what to use instead."""
         super().validate()
-        for name, reason in _FIXED.items():
-            if getattr(self, name) != self._fixed[name] and not self.in_evaluation:
-                value = f"{self._fixed[name]!r}, got {getattr(self, name)!r}"
-                raise ValueError(f"{name.lstrip('_')} must stay {value}: {reason}")
-        for name in ("num_groups_per_train_batch", "micro_batch_tokens", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        self._check_shared_evenly("num_groups_per_train_batch")
-        for name in ("max_dropped_groups", "max_uninformative_groups", "max_weights_lag"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in _TIMEOUTS:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.stale_groups not in ("wait", "drop"):
-            raise ValueError(f"stale_groups must be 'wait' or 'drop', got {self.stale_groups!r}")
-        if self.importance_cap is not None and self.importance_cap < 1:
-            raise ValueError(f"importance_cap must be at least 1, got {self.importance_cap}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0 in training, got {self.temperature}")
-        check_engines(self)
-        RewardWeights.of("", **self.reward_weights)
+        check_rules(self)
         if set(self.policies) != {POLICY_ID}:
             raise ValueError(f"policies must be {{{POLICY_ID!r}}}: one model plays all branches")
 
@@ -268,31 +175,3 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "reference": self.kl_coeff > 0}
-
-    def _check_shared_evenly(self, name: str) -> None:
-        """Raises ValueError where a batch of `name` items cannot be cut into equal shares for the learners."""
-        size = getattr(self, name)
-        if size % max(1, self.num_learners):
-            raise ValueError(f"{name} must divide by num_learners, got {size} and {self.num_learners}")
-
-    def _set(self, **values: Any) -> Self:
-        for name, value in values.items():
-            if value is not NotProvided:
-                setattr(self, name, value)
-        return self
-
-
-_TIMEOUTS = ("env_step_timeout_s", "env_reset_timeout_s", "generation_timeout_s", "engine_restart_timeout_s")
-_FIXED = {
-    "gamma": "a decision's return is the sum of its branch's rewards",
-    "num_epochs": "GRPO takes one optimizer step per batch of groups",
-    "minibatch_size": "one step per batch; use micro_batch_tokens to bound memory",
-    "_train_batch_size_per_learner": "use num_groups_per_train_batch",
-    "train_batch_size": "use num_groups_per_train_batch",
-    "batch_mode": "groups are never cut",
-    "rollout_fragment_length": "runners play whole groups",
-    "add_default_connectors_to_learner_pipeline": "observations are prompts, not tensors",
-    "enable_rl_module_and_learner": "this is an algorithm of the new API stack",
-    "enable_env_runner_and_connector_v2": "this is an algorithm of the new API stack",
-    "framework_str": "the models are torch models",
-}

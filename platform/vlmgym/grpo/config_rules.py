@@ -1,0 +1,65 @@
+"""What a `GRPOConfig` may not say: settings that are fixed, each with its reason, and ranges of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlmgym.engine_placement import check_engines
+from vlmgym_policies.scoring import RewardWeights
+
+FIXED = {
+    "gamma": "a decision's return is the sum of its branch's rewards",
+    "num_epochs": "GRPO takes one optimizer step per batch of groups",
+    "minibatch_size": "one step per batch; use micro_batch_tokens to bound memory",
+    "_train_batch_size_per_learner": "use num_groups_per_train_batch",
+    "train_batch_size": "use num_groups_per_train_batch",
+    "batch_mode": "groups are never cut",
+    "rollout_fragment_length": "runners play whole groups",
+    "add_default_connectors_to_learner_pipeline": "observations are prompts, not tensors",
+    "enable_rl_module_and_learner": "this is an algorithm of the new API stack",
+    "enable_env_runner_and_connector_v2": "this is an algorithm of the new API stack",
+    "framework_str": "the models are torch models",
+}
+"""Settings of RLlib that must keep the value they start with, and why."""
+
+_AT_LEAST_0 = ("max_dropped_groups", "max_uninformative_groups", "max_weights_lag")
+_AT_LEAST_1 = ("num_groups_per_train_batch", "micro_batch_tokens", "max_tokens")
+_ABOVE_0 = ("env_step_timeout_s", "env_reset_timeout_s", "generation_timeout_s", "engine_restart_timeout_s")
+_CHOICES = {"stale_groups": ("wait", "drop")}
+
+
+def check_rules(config: Any) -> None:
+    """Raises ValueError for the first setting of a `GRPOConfig` that makes no sense, with what to use instead."""
+    for name, reason in FIXED.items():
+        if getattr(config, name) != config._fixed[name] and not config.in_evaluation:
+            value = f"{config._fixed[name]!r}, got {getattr(config, name)!r}"
+            raise ValueError(f"{name.lstrip('_')} must stay {value}: {reason}")
+    _check_ranges(config)
+    check_shared_evenly(config, "num_groups_per_train_batch")
+    check_engines(config)
+    RewardWeights.of("", **config.reward_weights)
+
+
+def check_shared_evenly(config: Any, name: str) -> None:
+    """Raises ValueError where a batch of `name` items cannot be cut into equal shares for the learners."""
+    size = getattr(config, name)
+    if size % max(1, config.num_learners):
+        raise ValueError(f"{name} must divide by num_learners, got {size} and {config.num_learners}")
+
+
+def _check_ranges(config: Any) -> None:
+    for bound, names in ((0, _AT_LEAST_0), (1, _AT_LEAST_1)):
+        for name in names:
+            if getattr(config, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(config, name)}")
+    for name in _ABOVE_0:
+        if getattr(config, name) <= 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            allowed = " or ".join(map(repr, choices))
+            raise ValueError(f"{name} must be {allowed}, got {getattr(config, name)!r}")
+    if config.importance_cap is not None and config.importance_cap < 1:
+        raise ValueError(f"importance_cap must be at least 1, got {config.importance_cap}")
+    if config.temperature <= 0:
+        raise ValueError(f"temperature must be above 0 in training, got {config.temperature}")

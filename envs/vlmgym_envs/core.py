@@ -25,6 +25,10 @@ Teacher = Callable[[S, np.random.Generator], A]
 """Picks an action for a state; all its randomness comes from the generator."""
 
 
+WON_KEYS = ("cleared", "solved", "reached")
+"""What games call it, in the info of a step, when the player has won."""
+
+
 class InvalidAnswer(ValueError):
     """An answer text that names no action; says what was wrong with it."""
 
@@ -38,6 +42,12 @@ class Step(NamedTuple, Generic[S]):
     info: Mapping[str, object]
 
     @property
+    def won(self) -> bool | None:
+        """Whether the player has won; None where the game does not say."""
+        said = [bool(self.info[key]) for key in WON_KEYS if key in self.info]
+        return any(said) if said else None
+
+    @property
     def refused(self) -> str | None:
         """Why the rules refused the action; None for a legal one."""
         reason = self.info.get("refused")
@@ -48,12 +58,14 @@ class Game(ABC, Generic[L, S, A]):
     """The rules of one game at one level. Subclasses live in games/<id>.py, one per file.
 
     score: what a played game is worth: the sum of its rewards, where they are points, or its steps that paid something.
+    value_unit: what `value` counts.
     """
 
     id: ClassVar[str]
     level_class: ClassVar[type[Level]]
     levels: ClassVar[Mapping[str, Level]]
     score: ClassVar[Literal["reward_sum", "positive_steps"]] = "positive_steps"
+    value_unit: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -104,6 +116,10 @@ class Game(ABC, Generic[L, S, A]):
         return [[cell.strip() for cell in line.split("|")] for line in text.strip("\n").split("\n")]
 
     @abstractmethod
+    def cell_parts(self, cell: str) -> tuple[str, ...] | None:
+        """What a stripped cell says, part by part: ("Red", "circle"), () where nothing is; None for no cell of here."""
+
+    @abstractmethod
     def parse(self, answer: str) -> A:
         """The action that an answer text names; InvalidAnswer where it names none. Legality is for `step` to say."""
 
@@ -114,6 +130,13 @@ class Game(ABC, Generic[L, S, A]):
     @abstractmethod
     def solve(self, state: S) -> A | None:
         """The action of the best teacher this game has; None only where no action is legal."""
+
+    @abstractmethod
+    def value(self, state: S, action: A | None) -> float:
+        """What a legal action is worth to the solver, in `value_unit`; more is better. None: an answer that is refused.
+
+        Only differences between the actions of one state mean something. May take as long as `solve`.
+        """
 
     @abstractmethod
     def explain(self, state: S, action: A) -> str:

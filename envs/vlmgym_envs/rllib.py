@@ -75,7 +75,8 @@ class GameGroupEnv(MultiAgentEnv):
     Branches in the same state share one read-only picture. A branch terminates with its game and is truncated after
     `num_turns` answers; a refused answer costs a turn and leaves the state as it is. The observation that ends a branch
     repeats the one that the last answer was given to, since nobody looks at it.
-    Infos: "state", the one after the answer; "refused", a reason or None; "legal"; "raw_reward", the game's own.
+    Infos: "state", the one after the answer; "refused", a reason or None; "legal"; "raw_reward", the game's own; "won",
+    as in `Step`. Those of a reset: "state", "game" and "level", by name.
 
     game, config: read-only. states: the current state of each branch, by agent.
     """
@@ -111,7 +112,8 @@ class GameGroupEnv(MultiAgentEnv):
         self._num_turns = dict.fromkeys(self.agents, 0)
         self._images = {}
         observations = {agent: self._observe(start) for agent in self.agents}
-        infos = {agent: {"state": start} for agent in self.agents}
+        about = {"state": start, "game": self.game.id, "level": self.game.level_name}
+        infos = {agent: dict(about) for agent in self.agents}
         return observations, infos
 
     def step(
@@ -146,6 +148,7 @@ class GameGroupEnv(MultiAgentEnv):
                 "refused": step.refused,
                 "legal": step.refused is None,
                 "raw_reward": step.reward,
+                "won": step.won,
             }
         terminateds["__all__"] = len(self._ended) == len(self.possible_agents)
         truncateds["__all__"] = False

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from vlmgym_envs.core import Game
 from vlmgym_policies.answers import Response, parse_response
+from vlmgym_policies.insight import Perception, Tally, legal_as_perceived, perceive, tally
 
 UNPAID_PERCEPTION = ("shisen_sho", "shisen_sho_pictures")
 """Games whose perception block earns nothing in the paper."""
@@ -16,15 +17,39 @@ class Score(NamedTuple):
     """One scored decision.
 
     reward: what is trained on. game_reward: the game part before weighing. legal: the answer was accepted by the rules.
-    well_formed: all three tag pairs. cells: fraction of board cells perceived right. board: the whole board right.
+    well_formed: all three tag pairs. legal_as_perceived: as the function of that name says. regret: as in `Regrets`,
+    None where it was not judged.
     """
 
     reward: float
     game_reward: float
     legal: bool
     well_formed: bool
-    cells: float
-    board: bool
+    perception: Perception
+    legal_as_perceived: bool | None
+    regret: float | None = None
+
+    @property
+    def cells(self) -> float:
+        """Share of the cells perceived right."""
+        return self.perception.right
+
+    @property
+    def board(self) -> bool:
+        """The whole board perceived right."""
+        return self.perception.board
+
+    @property
+    def tally(self) -> Tally:
+        """This decision alone."""
+        return tally(
+            self.legal,
+            self.game_reward > 0,
+            self.well_formed,
+            self.perception,
+            self.legal_as_perceived,
+            self.regret,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +76,11 @@ class RewardWeights:
         self, game: Game[Any, Any, Any], state: Any, response: Response, game_reward: float, legal: bool
     ) -> Score:
         """Scores a response given in `state`, whose answer the environment has already played."""
-        cells = perceived_cells(game, state, response)
-        board = cells == 1.0
-        reward = self.game * game_reward + self.perception * board + self.format * response.well_formed
-        return Score(reward, game_reward, legal, response.well_formed, cells, board)
-
-
-def perceived_cells(game: Game[Any, Any, Any], state: Any, response: Response) -> float:
-    """Share of cells that the perception block names right: of the true board's, or of the block's if it has more."""
-    if response.perception is None:
-        return 0.0
-    text = game.describe(state)
-    if response.perception == text:
-        return 1.0
-    truth, seen = game.cells(text), game.cells(response.perception)
-    right = sum(a == b for row, other in zip(truth, seen, strict=False) for a, b in zip(row, other, strict=False))
-    return right / max(sum(map(len, truth)), sum(map(len, seen)))
+        perception = perceive(game, state, response)
+        as_perceived = legal if perception.board else legal_as_perceived(game, response)
+        right = self.perception * perception.board + self.format * response.well_formed
+        reward = self.game * game_reward + right
+        return Score(reward, game_reward, legal, response.well_formed, perception, as_perceived)
 
 
 def judge(game: Game[Any, Any, Any], state: Any, text: str, weights: RewardWeights) -> Score:

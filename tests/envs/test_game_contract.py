@@ -170,6 +170,25 @@ def test_cells_of_any_text_can_be_split(game: AnyGame) -> None:
     assert game.cells("") == [[""]]
 
 
+def test_every_cell_of_a_board_has_its_parts_and_nothing_else_has(game: AnyGame) -> None:
+    for seed in range(3):
+        cells = [cell for row in game.cells(game.describe(game.mid_game(seed))) for cell in row]
+        assert all(isinstance(game.cell_parts(cell), tuple) for cell in cells)
+    assert game.cell_parts("-") == ()
+    assert game.cell_parts("Purple dragon") is None and game.cell_parts("") is None
+
+
+def test_the_solver_plays_what_it_values_and_a_refused_answer_is_worth_no_more(game: AnyGame) -> None:
+    """Sokoban's solver counts pushes, its value steps: so the best value may be that of another action."""
+    for seed in range(3):
+        state = game.mid_game(seed)
+        best = game.value(state, game.solve(state))
+        values = [game.value(state, action) for action in game.legal_actions(state)]
+        assert game.id == "sokoban" or best == max(values)
+        assert game.value(state, None) <= max(values)
+        assert game.value_unit
+
+
 def test_a_picture_is_an_array_of_its_own(game: AnyGame) -> None:
     state = game.init(3)
     image = game.render(state)

@@ -35,7 +35,8 @@ def test_a_group_starts_in_one_state_and_shares_one_picture() -> None:
     observations, infos = env.reset(seed=11)
     start = draw_start(env.game, 11, "mid_game", "train", 0.1)
     assert list(observations) == env.agents == ["branch_0", "branch_1", "branch_2"]
-    assert infos == {agent: {"state": start} for agent in env.agents} and env.states == dict.fromkeys(env.agents, start)
+    about = {"state": start, "game": "shisen_sho", "level": "tiny"}
+    assert infos == dict.fromkeys(env.agents, about) and env.states == dict.fromkeys(env.agents, start)
     images = [observation["image"] for observation in observations.values()]
     assert images[0] is images[1] is images[2] and not images[0].flags.writeable
     assert np.array_equal(images[0], env.game.render(start))

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from vlmgym.evals.report import Rate, decision_rates, mean_interval, print_table, rate, write_summary
+from vlmgym_policies.insight import Perception
 from vlmgym_policies.scoring import Score
 
 
@@ -46,7 +47,8 @@ def test_mean_interval_is_cut_at_the_bounds_and_is_a_point_for_one_value() -> No
 
 
 def score(*, legal: bool, well_formed: bool, cells: float) -> Score:
-    return Score(0.0, 1.0 if legal else -1.0, legal, well_formed, cells, cells == 1.0)
+    perception = Perception(100, {} if cells == 1.0 else {"absent": round(100 * (1 - cells))})
+    return Score(0.0, 1.0 if legal else -1.0, legal, well_formed, perception, None)
 
 
 def test_decision_rates_count_each_part_apart() -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from vlmgym_policies.answers import parse_response, write_response
-from vlmgym_policies.scoring import RewardWeights, judge, perceived_cells
+from vlmgym_policies.insight import perceive
+from vlmgym_policies.scoring import RewardWeights, judge
 
 BOARD = " Red circle | - \n - | Red circle "
 PAPER = RewardWeights.of("shisen_sho")
@@ -31,7 +32,7 @@ def make(game):
 )
 def test_cells_by_hand(game, state, perception, cells):
     response = parse_response(write_response(perception, "", ""))
-    assert perceived_cells(make(game), state, response) == pytest.approx(cells)
+    assert perceive(make(game), state, response).right == pytest.approx(cells)
 
 
 @pytest.mark.parametrize(

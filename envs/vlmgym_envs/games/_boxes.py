@@ -75,6 +75,13 @@ class Room:
             nearer, walked = walked, self._wider(walked, boxes)
         return next(direction for direction, by in enumerate(self.shifts) if shifted(player, by) & nearer)
 
+    def walk(self, start: int, end: int, boxes: int) -> int:
+        """The steps of a shortest walk between two cells that are within reach of each other."""
+        walked, steps = start, 0
+        while not walked & end:
+            walked, steps = self._wider(walked, boxes), steps + 1
+        return steps
+
     def _wider(self, cells: int, boxes: int) -> int:
         """The cells and the free ones next to them."""
         down = self.cols + 1

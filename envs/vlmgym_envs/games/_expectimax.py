@@ -65,6 +65,13 @@ class Expectimax:
         afters = {direction: self._moves.after(board, direction) for direction in self._moves.legal(board)}
         return max(afters, key=lambda direction: self._before_tile(afters[direction]), default=None)
 
+    def value(self, board: bytes) -> float:
+        """What a board on which a new tile is to appear is worth, in empty cells; at least minus its number of cells.
+
+        So a lost game costs as much as a full board of empty cells, and no more.
+        """
+        return max(self._before_tile(board) / EMPTY_WEIGHT, -float(len(board)))
+
     def _before_tile(self, board: bytes) -> float:
         """The expected value of a board on which a new tile is to appear."""
         cells = _spread([cell for cell, tile in enumerate(board) if not tile])

@@ -71,6 +71,8 @@ class ShisenGame(CellPairGame[L, ShisenShoState]):
     tiles: the kinds, at least as many as are dealt. painter: draws what `_sprites` says.
     """
 
+    value_unit = "pairs"
+
     def __init__(self, level: L, level_name: str, tiles: NamedTiles, painter: BoardPainter) -> None:
         super().__init__(level, level_name)
         self._grid = Grid(level.rows, level.cols)
@@ -141,9 +143,18 @@ class ShisenGame(CellPairGame[L, ShisenShoState]):
     def from_text(self, text: str) -> ShisenShoState:
         return ShisenShoState(self._tiles.read(self.cells(text), self.level.rows, self.level.cols), 0)
 
+    def cell_parts(self, cell: str) -> tuple[str, ...] | None:
+        return self._tiles.parts(cell)
+
     def solve(self, state: ShisenShoState) -> CellPair | None:
         order = self._order(state.board)
         return self._grid.pair(*order[0]) if order else None
+
+    def value(self, state: ShisenShoState, action: CellPair | None) -> float:
+        """The pairs that this and the solver's moves after it remove; a refused answer removes one less than all."""
+        if action is None:
+            return len(self._order(state.board)) - 1.0
+        return 1.0 + len(self._order(self.step(state, action).state.board))
 
     def explain(self, state: ShisenShoState, action: CellPair) -> str:
         """What stands on the two cells: " Red circle (0, 0) Red circle (1, 2)"."""

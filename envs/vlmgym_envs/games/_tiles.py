@@ -27,6 +27,14 @@ class NamedTiles(ABC):
         """The name of every tile, indexed by tile."""
         return [self.name(tile) for tile in range(self.num_kinds + 1)]
 
+    def parts(self, name: str) -> tuple[str, ...] | None:
+        """What a name says, part by part; () for the empty cell, None for what no tile of this level is called."""
+        return _parts(self, name)
+
+    def _split(self, name: str) -> tuple[str, ...]:
+        """The parts of a tile's name."""
+        return (name,)
+
     def write(self, board: bytes, cols: int) -> str:
         """Rows as lines, cells as " Red circle " joined by "|", no newline at the end."""
         return _written(self, board, cols)
@@ -55,6 +63,14 @@ def _written(tiles: NamedTiles, board: bytes, cols: int) -> str:
     return "\n".join("|".join(cells[start : start + cols]) for start in range(0, len(cells), cols))
 
 
+@lru_cache(maxsize=4096)
+def _parts(tiles: NamedTiles, name: str) -> tuple[str, ...] | None:
+    """Cached, as a board has hundreds of cells of few kinds."""
+    if name == EMPTY:
+        return ()
+    return tiles._split(name) if name in tiles.names() else None
+
+
 @dataclass(frozen=True, slots=True)
 class TileSet(NamedTiles):
     """Colored shapes: tile 1 + color * num_shapes + shape is "Red circle" for the first color and the first shape."""
@@ -71,6 +87,10 @@ class TileSet(NamedTiles):
             return EMPTY
         color, shape = divmod(tile - 1, self.num_shapes)
         return f"{list(COLORS)[color]} {SHAPES[shape]}"
+
+    def _split(self, name: str) -> tuple[str, ...]:
+        """Color and shape."""
+        return tuple(name.split())
 
 
 @dataclass(frozen=True, slots=True)

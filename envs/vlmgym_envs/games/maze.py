@@ -73,6 +73,7 @@ class Maze(DirectionGame[MazeLevel, MazeState]):
 
     score: ClassVar[Literal["reward_sum", "positive_steps"]] = "reward_sum"
     level_class = MazeLevel
+    value_unit = "steps"
     levels: ClassVar[Mapping[str, MazeLevel]] = {
         "tiny": MazeLevel(rows=5, cols=5, tile_px=16),
         "small": MazeLevel(rows=7, cols=7),
@@ -155,6 +156,9 @@ class Maze(DirectionGame[MazeLevel, MazeState]):
         shown = self._look(players[0], bytes(thing != UNKNOWN for thing in board))
         return MazeState(cells, players[0], goals[0] if goals else None, shown)
 
+    def cell_parts(self, cell: str) -> tuple[str, ...] | None:
+        return self._things.parts(cell)
+
     def solve(self, state: MazeState) -> int | None:
         """Of steps that are as good, the first of up, right, down, left.
 
@@ -165,6 +169,15 @@ class Maze(DirectionGame[MazeLevel, MazeState]):
         if target is None:
             return actions[0] if actions else None
         return next(shortest_way(state.cells, self.level.cols, state.player, target))[0]
+
+    def value(self, state: MazeState, action: int | None) -> float:
+        """Minus the steps to the goal, this one included, in the whole maze; a refused answer loses one step.
+
+        0 for every action where the goal is unknown or cut off.
+        """
+        player = state.player if action is None else self.step(state, action).state.player
+        to_go = {} if state.goal is None else distances(state.cells, self.level.cols, state.goal)
+        return -1.0 - to_go[player] if player in to_go else 0.0
 
     def explain(self, state: MazeState, action: int) -> str:
         """The shortest way on after `action`, corner by corner, as far as the picture shows one.

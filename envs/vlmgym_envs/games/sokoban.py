@@ -74,6 +74,7 @@ class Sokoban(DirectionGame[SokobanLevel, SokobanState]):
 
     score: ClassVar[Literal["reward_sum", "positive_steps"]] = "reward_sum"
     level_class = SokobanLevel
+    value_unit = "steps"
     levels: ClassVar[Mapping[str, SokobanLevel]] = {
         "tiny": SokobanLevel(rows=4, cols=4, boxes=1, walls=10, pulls=4, tile_px=16),
         "small": SokobanLevel(rows=6, cols=6, boxes=2, walls=10, pulls=10),
@@ -134,6 +135,9 @@ class Sokoban(DirectionGame[SokobanLevel, SokobanState]):
             raise ValueError(f"board must hold one player, got {num_players}")
         return SokobanState(board)
 
+    def cell_parts(self, cell: str) -> tuple[str, ...] | None:
+        return self._things.parts(cell)
+
     def solve(self, state: SokobanState) -> int | None:
         """By a shortest walk to where the next push of the plan starts; of several, the first of up, right, down, left.
 
@@ -148,6 +152,17 @@ class Sokoban(DirectionGame[SokobanLevel, SokobanState]):
         direction, box = push
         behind = shifted(box, -room.shifts[direction])
         return direction if player == behind else room.step_to(behind, player, boxes)
+
+    def value(self, state: SokobanState, action: int | None) -> float:
+        """Minus the steps that the solver takes to solve the board, this one included; a refused answer loses one step.
+
+        A board that the solver has no plan for counts rows * cols steps more than the one before this action.
+        """
+        steps = self._num_steps(state.board)
+        if action is None or steps is None:
+            return -1.0 - (steps or 0)
+        after = self._num_steps(self.step(state, action).state.board)
+        return -1.0 - (steps + self.level.rows * self.level.cols if after is None else after)
 
     def explain(self, state: SokobanState, action: int) -> str:
         """The next push of the solver's plan, if there is one; where the player is, which way it goes, what is there.
@@ -187,6 +202,19 @@ class Sokoban(DirectionGame[SokobanLevel, SokobanState]):
         room, boxes, player = _position(board, self.level.cols)
         plan = fewest_pushes(room, boxes, room.reach(player, boxes))
         return plan[0] if plan else None
+
+    def _num_steps(self, board: bytes) -> int | None:
+        """How many steps the plan takes, walks and pushes; None where there is no plan."""
+        room, boxes, player = _position(board, self.level.cols)
+        plan = fewest_pushes(room, boxes, room.reach(player, boxes))
+        if plan is None:
+            return None
+        steps = 0
+        for push in plan:
+            behind = shifted(push[1], -room.shifts[push[0]])
+            steps += room.walk(player, behind, boxes) + 1
+            player, boxes = push[1], room.moved(boxes, push)
+        return steps
 
     def _played(self, board: bytes, action: int) -> bytes | str:
         """The board after an action; where the rules refuse it, the reason."""

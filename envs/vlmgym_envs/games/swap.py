@@ -80,6 +80,7 @@ class Swap(CellPairGame[SwapLevel, SwapState]):
     """
 
     level_class = SwapLevel
+    value_unit = "tiles"
     levels: ClassVar[Mapping[str, SwapLevel]] = {
         "tiny": SwapLevel(rows=4, cols=4, colors=2, shapes=2, tile_px=16, border_px=0),
         "small": SwapLevel(rows=6, cols=6, colors=3, shapes=2, tile_px=84, border_px=0),
@@ -157,6 +158,9 @@ class Swap(CellPairGame[SwapLevel, SwapState]):
         cells = [[NO_TILE if cell == EMPTY else cell for cell in line] for line in self.cells(text)]
         return SwapState(self._tiles.read(cells, self.level.rows, self.level.cols), 0, new_stream(0))
 
+    def cell_parts(self, cell: str) -> tuple[str, ...] | None:
+        return self._tiles.parts(NO_TILE if cell == EMPTY else cell)
+
     def solve(self, state: SwapState) -> CellPair | None:
         """The first, in reading order, of the swaps that remove most in sight and then leave most legal swaps."""
         best = self._matching.best_in_sight(state.board)
@@ -164,6 +168,13 @@ class Swap(CellPairGame[SwapLevel, SwapState]):
             return None
         num_swaps = {pair: len(self._matching.swaps(board)) for pair, board in best.items()}
         return self._grid.pair(*max(best, key=lambda pair: num_swaps[pair]))
+
+    def value(self, state: SwapState, action: CellPair | None) -> float:
+        """The tiles removed in sight, before any new tile comes; none by a refused answer."""
+        if action is None:
+            return 0.0
+        swap = swapped(state.board, self._grid.index(action[0]), self._grid.index(action[1]))
+        return float(self._matching.settle(swap, state.stream, refill=False).num_removed)
 
     def explain(self, state: SwapState, action: CellPair) -> str:
         """What is swapped and what that lines up, or why it is refused.

@@ -73,6 +73,7 @@ class Twenty48(DirectionGame[Twenty48Level, Twenty48State]):
 
     level_class = Twenty48Level
     score = "reward_sum"
+    value_unit = "empty cells"
     levels: ClassVar[Mapping[str, Twenty48Level]] = {
         "tiny": Twenty48Level(rows=3, cols=3, art="vivid", tile_px=16, border_px=0),
         "small": Twenty48Level(art="vivid", tile_px=56, border_px=0),
@@ -157,12 +158,22 @@ class Twenty48(DirectionGame[Twenty48Level, Twenty48State]):
                 board.append(_EXPONENTS[cell])
         return Twenty48State(bytes(board), 0, new_stream(0))
 
+    def cell_parts(self, cell: str) -> tuple[str, ...] | None:
+        if cell == NAMES[0]:
+            return ()
+        return (cell,) if cell in _EXPONENTS else None
+
     def format_answer(self, action: int) -> str:
         """The number of the direction, as in the paper."""
         return str(action)
 
     def solve(self, state: Twenty48State) -> int | None:
         return self._search.best(state.board)
+
+    def value(self, state: Twenty48State, action: int | None) -> float:
+        """What the solver's search expects; a refused answer counts as the worst legal move does."""
+        actions = self._moves.legal(state.board) if action is None else [action]
+        return min((self._search.value(self._moves.after(state.board, action)) for action in actions), default=0.0)
 
     def explain(self, state: Twenty48State, action: int) -> str:
         """The merges in that direction and what they pay: "row 0: 2 + 2 | row 3: 8 + 8 | left pays 20"."""

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from vlmgym.errors import BadInput
 from vlmgym.evals.log import Evaluation, RunLog, StepLog, Tokens
-from vlmgym.evals.protocol import answer_seed, points, start_seed, won
+from vlmgym.evals.protocol import answer_seed, points, start_seed
 from vlmgym.evals.summary import shares_of, sum_tokens
 from vlmgym_envs.core import Game, Step
 from vlmgym_policies.answers import Response, parse_response
 from vlmgym_policies.engine import Completion, Engine, GenerationError, Message, Prompt, Sampling
+from vlmgym_policies.insight import perceive
 from vlmgym_policies.prompting import make_prompt
-from vlmgym_policies.scoring import perceived_cells
 
 NO_ANSWER = "the response has no <answer> block"
 
@@ -70,7 +70,7 @@ class LiveRun:
         self.steps.append(log)
         self._is_new = step.refused is None
         if self._is_new:
-            self.state, self._terminated, self._won = step.state, step.terminated, won(step.info)
+            self.state, self._terminated, self._won = step.state, step.terminated, step.won
             self._text = self._game.describe(self.state)
         return log
 
@@ -98,9 +98,7 @@ class LiveRun:
         return self._game.play(self.state, response.answer)
 
     def _cells(self, response: Response) -> float:
-        if response.perception == self._text:
-            return 1.0
-        return perceived_cells(self._game, self.state, response)
+        return perceive(self._game, self.state, response).right
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,6 @@ MAX_STEPS: Mapping[Protocol, int] = {"paper": 100, "full": 10_000}
 CEILINGS = ("legal_random", "greedy", "solver")
 """Teachers that every evaluation is set beside."""
 
-WON_KEYS = ("cleared", "solved", "reached")
-"""What games call it, in the info of a step, when the player has won."""
-
 
 def start_seed(seed: int, run: int) -> int:
     """What `Game.init` gets in run `run` of an evaluation with this seed."""
@@ -33,12 +30,6 @@ def answer_seed(seed: int, run: int, step: int) -> int:
 def points(rule: ScoreRule, reward: float) -> float:
     """What a step adds to the score of its run."""
     return reward if rule == "reward_sum" else float(reward > 0)
-
-
-def won(info: Mapping[str, object]) -> bool | None:
-    """Whether the player has won; None where the game does not say."""
-    said = [bool(info[key]) for key in WON_KEYS if key in info]
-    return any(said) if said else None
 
 
 def _derived(*path: int) -> int:

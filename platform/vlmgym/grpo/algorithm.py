@@ -23,7 +23,7 @@ from vlmgym.engine_group import EngineGroup
 from vlmgym.engine_placement import actor_options, engine_bundles, engine_options, learner_places, weights_transport
 from vlmgym.grpo.collector import GroupCollector
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
-from vlmgym.grpo.group import log_group_stats
+from vlmgym.grpo.group_stats import log_group_stats
 from vlmgym.grpo.runner import PlayedGroup
 from vlmgym.weights import WeightPush
 

@@ -1,20 +1,13 @@
-"""One group: all its branches played at once against an engine, then summarised."""
+"""One group: all its branches played at once against an engine."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
-from ray.rllib.utils.metrics import (
-    EPISODE_LEN_MEAN,
-    EPISODE_RETURN_MEAN,
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-)
 
 from vlmgym.grpo.batching import (
     IMAGE_DIGESTS,
@@ -25,30 +18,14 @@ from vlmgym.grpo.batching import (
     WEIGHTS_VERSION,
 )
 from vlmgym.grpo.env_thread import EnvThread
+from vlmgym.grpo.group_stats import SCORE
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.engine import Completion, Prompt, Sampling
+from vlmgym_policies.insight import Regrets
 from vlmgym_policies.prompting import make_prompt
-from vlmgym_policies.scoring import RewardWeights, Score
+from vlmgym_policies.scoring import RewardWeights
 
-SCORE = "score"
 OnEpisode = Callable[[str, MultiAgentEpisode], None]
-
-
-class GroupStats(NamedTuple):
-    """Means over the decisions of one group, except where named otherwise."""
-
-    return_mean: float
-    return_std: float
-    game_reward: float
-    legal_move_rate: float
-    format_rate: float
-    perception_cells: float
-    perception_board: float
-    response_tokens: float
-    truncated_rate: float
-    cut_prompt_rate: float
-    num_decisions: int
-    weights_version: int
 
 
 class GroupPlayer:
@@ -76,6 +53,7 @@ class GroupPlayer:
         self._on_episode = on_episode
         self._on_branch_end = on_branch_end
         self._weights = RewardWeights.of(env.game.id, **config.reward_weights)
+        self._regrets = Regrets(env.game)
         self._temperature = config.temperature if explore else 0.0
         self._max_tokens = config.max_tokens
         self._entropy = [config.seed or 0, int(config.in_evaluation), group_id]
@@ -127,6 +105,7 @@ class GroupPlayer:
         observations, rewards, terminated, truncated, infos = result
         info = infos[agent]
         score = self._weights.score(self._env.game, state, response, rewards[agent], info["legal"])
+        score = score._replace(regret=self._regrets(state, response.answer))
         done = terminated[agent] or truncated[agent]
         if done:
             self._alive.discard(agent)
@@ -159,48 +138,6 @@ class GroupPlayer:
         if id(image) not in self._prompts:
             self._prompts[id(image)] = image, make_prompt(observation["prompt"], image, self._env.states[agent])
         return self._prompts[id(image)][1]
-
-
-def group_stats(episode: MultiAgentEpisode) -> GroupStats:
-    """What happened in a group, read from its episode."""
-    branches = list(episode.agent_episodes.values())
-    returns = [branch.get_return() for branch in branches]
-    infos = [info for branch in branches for info in branch.get_infos(slice(1, None))]
-    scores: list[Score] = [info[SCORE] for info in infos]
-    lengths = [len(ids) for branch in branches for ids in branch.extra_model_outputs[RESPONSE_IDS]]
-    versions = [version for branch in branches for version in branch.extra_model_outputs[WEIGHTS_VERSION]]
-    return GroupStats(
-        return_mean=float(np.mean(returns)),
-        return_std=float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0,
-        game_reward=float(np.mean([s.game_reward for s in scores])),
-        legal_move_rate=float(np.mean([s.legal for s in scores])),
-        format_rate=float(np.mean([s.well_formed for s in scores])),
-        perception_cells=float(np.mean([s.cells for s in scores])),
-        perception_board=float(np.mean([s.board for s in scores])),
-        response_tokens=float(np.mean(lengths)),
-        truncated_rate=float(np.mean([info["finish_reason"] == "length" for info in infos])),
-        cut_prompt_rate=float(
-            np.mean([cut > 0 for branch in branches for cut in branch.extra_model_outputs[NUM_CUT_TURNS]])
-        ),
-        num_decisions=len(scores),
-        weights_version=min(versions),
-    )
-
-
-def log_group_stats(metrics: Any, groups: Sequence[GroupStats], *, key: str | None) -> None:
-    """Logs means over groups and counts, under RLlib's names where it has one."""
-    names = ("game_reward", "legal_move_rate", "format_rate", "perception_cells", "perception_board")
-    values = {name: np.mean([getattr(g, name) for g in groups]) for name in (*names, "response_tokens")}
-    values |= {name: np.mean([getattr(g, name) for g in groups]) for name in ("truncated_rate", "cut_prompt_rate")}
-    values["group_return_std"] = np.mean([g.return_std for g in groups])
-    values["zero_std_fraction"] = np.mean([g.return_std == 0.0 for g in groups])
-    values[EPISODE_RETURN_MEAN] = np.mean([g.return_mean for g in groups])
-    values[EPISODE_LEN_MEAN] = np.mean([g.num_decisions for g in groups])
-    metrics.log_dict({name: float(value) for name, value in values.items()}, key=key, window=1)
-    num_steps = sum(g.num_decisions for g in groups)
-    metrics.log_dict({NUM_EPISODES: len(groups), NUM_ENV_STEPS_SAMPLED: num_steps}, key=key, reduce="sum")
-    lifetime = (key, NUM_ENV_STEPS_SAMPLED_LIFETIME) if key else NUM_ENV_STEPS_SAMPLED_LIFETIME
-    metrics.log_value(lifetime, num_steps, reduce="lifetime_sum")
 
 
 def _seed(entropy: Sequence[int]) -> int:

@@ -18,8 +18,9 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from vlmgym.grpo.env_thread import EnvThread
-from vlmgym.grpo.group import GroupPlayer, GroupStats, group_stats, log_group_stats
+from vlmgym.grpo.group import GroupPlayer
 from vlmgym.grpo.group_loop import Finished, GroupLoop, OnBranchEnd, Ticket
+from vlmgym.grpo.group_stats import GroupStats, group_stats, log_group_stats
 from vlmgym_policies.engine import NoWeightsError
 
 GROUPS_PER_ENV = 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmgym.grpo.config import POLICY_ID
-from vlmgym.grpo.group import SCORE
+from vlmgym.grpo.group_stats import SCORE
 from vlmgym.grpo.runner import PlayedGroup
 from vlmgym.tracking.tracker import Rollout
 

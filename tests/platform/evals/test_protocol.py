@@ -1,8 +1,6 @@
 from itertools import product
 
-import pytest
-
-from vlmgym.evals.protocol import answer_seed, points, start_seed, won
+from vlmgym.evals.protocol import answer_seed, points, start_seed
 
 
 def test_every_run_and_every_answer_has_a_seed_of_its_own() -> None:
@@ -21,17 +19,3 @@ def test_seeds_stay_what_they_are() -> None:
 def test_a_step_counts_by_the_rule_of_its_game() -> None:
     assert [points("reward_sum", reward) for reward in (0.0, 4.0, 128.0, -1.0)] == [0, 4, 128, -1]
     assert [points("positive_steps", reward) for reward in (0.0, 4.0, 0.5, -1.0)] == [0, 1, 1, 0]
-
-
-@pytest.mark.parametrize(
-    ("info", "expected"),
-    [
-        ({}, None),
-        ({"refused": "no"}, None),
-        ({"cleared": False}, False),
-        ({"solved": True}, True),
-        ({"reached": True, "other": 1}, True),
-    ],
-)
-def test_a_game_says_whether_it_is_won(info: dict[str, object], expected: bool | None) -> None:
-    assert won(info) is expected

@@ -7,10 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmgym.grpo.collector import GroupCollector
-from vlmgym.grpo.group import GroupStats
+from vlmgym.grpo.group_stats import GroupStats
 from vlmgym.grpo.runner import DroppedGroup, PlayedGroup, Sample
+from vlmgym_policies.insight import Tally
 
-STATS = GroupStats(*[0.0] * 10, num_decisions=2, weights_version=10**6)
+STATS = GroupStats(
+    "maze", "tiny", *[0.0] * 6, num_decisions=2, num_branches=2, num_won=0, tally=Tally(), weights_version=10**6
+)
 
 
 def played(group_id, return_std=1.0):

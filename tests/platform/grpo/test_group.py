@@ -9,7 +9,8 @@ import pytest
 
 from vlmgym.grpo.config import policy_for
 from vlmgym.grpo.env_thread import EnvThread
-from vlmgym.grpo.group import SCORE, GroupPlayer, group_stats
+from vlmgym.grpo.group import GroupPlayer
+from vlmgym.grpo.group_stats import SCORE, group_stats
 from vlmgym_envs.rllib import GameGroupEnv
 from vlmgym_policies.answers import parse_response, write_response
 from vlmgym_policies.engines.scripted import ScriptedEngine
@@ -65,9 +66,8 @@ def test_rewards_add_up(game):
     rewards = sorted(branch.get_return() for branch in episode.agent_episodes.values())
     assert rewards == [-1.0, 2.0, 2.0]
     stats = group_stats(episode)
-    assert stats.legal_move_rate == pytest.approx(2 / 3)
-    assert stats.format_rate == pytest.approx(2 / 3)
-    assert stats.perception_board == pytest.approx(2 / 3)
+    rates = stats.tally.rates
+    assert rates["legal_move_rate"] == rates["format_rate"] == rates["perception_board"] == pytest.approx(2 / 3)
     assert stats.return_mean == pytest.approx(1.0)
     assert stats.return_std == pytest.approx(np.sqrt(3.0))
 

@@ -128,7 +128,8 @@ def check_rollouts(rows: list[dict[str, Any]], lengths: list[dict[str, Any]]) ->
         assert MIN_TOKENS <= length["median"] <= length["p95"] <= length["max"] <= MAX_TOKENS
         assert 0 < row["num_requests"] <= length["num_requests"]
         assert row["num_tokens"] >= MIN_TOKENS * row["num_requests"]
-        assert 0 < row["requests_in_flight"] <= 4 + 0.05
+        most_in_flight = 4 + (2 - 1 if row["kind"] == "no_barrier" else 0)
+        assert 0 < row["requests_in_flight"] <= most_in_flight + 0.05
         assert row["tokens_per_s_min"] <= row["tokens_per_s"] <= row["tokens_per_s_max"]
         assert row["tokens_per_s"] / row["groups_per_s"] == pytest.approx(
             row["num_tokens"] / (row["num_requests"] / (2 * NUM_TURNS)), rel=0.7
@@ -145,8 +146,8 @@ def test_the_seed_alone_decides_the_length() -> None:
     assert lengths == [response_tokens(seed) for seed in range(4000)]
     assert with_drawn_length(Sampling(max_tokens=8192, seed=3)) == Sampling(max_tokens=lengths[3], seed=3)
     assert min(lengths) == MIN_TOKENS and max(lengths) == MAX_TOKENS
-    assert 35 < np.mean(lengths) < 42 and max(lengths) / np.mean(lengths) > 8
-    assert np.median(lengths) == pytest.approx(17, abs=1)
+    assert 125 < np.mean(lengths) < 150 and max(lengths) / np.mean(lengths) > 6.5
+    assert np.median(lengths) == pytest.approx(64, abs=3)
 
 
 @pytest.fixture(scope="module")

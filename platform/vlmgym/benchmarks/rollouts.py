@@ -32,6 +32,8 @@ from vlmgym.cluster import start_ray
 from vlmgym.grpo.config import GRPOConfig
 
 KINDS = ("bare", "actor", "lock_step", "no_barrier")
+MEASURED_IN_TURN = ("lock_step", "no_barrier", "bare", "actor")
+"""What is compared is measured one right after the other."""
 RATIOS = (("actor", "bare"), ("no_barrier", "bare"), ("no_barrier", "lock_step"))
 LAGS = (0, 1)
 TRAINING_REPEATS = 2
@@ -39,7 +41,7 @@ NUM_CPUS = 4
 """Of a Ray that is started here: engine and learner have a thread each, the others take little."""
 WRITTEN_GROUPS_PER_S = 12
 """Groups whose requests are written down before an engine alone is asked, per second of measuring."""
-ENGINE_OPTIONS: dict[str, dict[str, Any]] = {"hf": {}, "vllm": {"max_model_len": 512, "block_size": 32}}
+ENGINE_OPTIONS: dict[str, dict[str, Any]] = {"hf": {}, "vllm": {"max_model_len": 1088, "block_size": 32}}
 """What the engines need on a CPU."""
 
 ENGINES_IN_ONE_PROCESS = {"hf"}
@@ -72,12 +74,6 @@ class Settings(NamedTuple):
     def engine_options(self) -> dict[str, Any]:
         return {"max_batch_size": self.num_in_flight, **ENGINE_OPTIONS[self.engine]}
 
-    def training_config(self, model: str) -> GRPOConfig:
-        """Half as many groups in flight, which are a batch: about as long to generate as to learn from."""
-        num_groups = max(1, self.groups_in_flight // 2)
-        config = self.config(model).training(num_groups_per_train_batch=num_groups)
-        return config.env_runners(num_envs_per_env_runner=num_groups)
-
     def config(self, model: str) -> GRPOConfig:
         """A core for the engine and one for the learner, which is in this process."""
         config = GRPOConfig().environment(RolloutEnv, env_config=env_config(self.group_size)).vlm(model)
@@ -105,7 +101,7 @@ def measure(settings: Settings, progress: Progress) -> Figures:
         for number in range(num_updates):
             lag = LAGS[number % len(LAGS)]
             progress(total - num_updates + number, total, f"training, lag {lag}")
-            updates[lag].append(measure_updates(settings.training_config(model), lag))
+            updates[lag].append(measure_updates(settings.config(model), lag))
     in_one_process = settings.engine in ENGINES_IN_ONE_PROCESS
     workload = WorkloadFigure(settings.engine, settings.num_in_flight, settings.group_size, NUM_TURNS)
     return Figures(
@@ -134,7 +130,7 @@ def _measure_rollouts(
             "no_barrier": lambda deal: platform.no_barrier(deal, seconds),
         }
         for deal in range(settings.repeats * len(KINDS)):
-            kind = KINDS[deal % len(KINDS)]
+            kind = MEASURED_IN_TURN[deal % len(KINDS)]
             progress(deal, kind.replace("_", " "))
             windows[kind].append(measurements[kind](deal))
     return windows

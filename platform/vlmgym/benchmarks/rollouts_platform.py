@@ -118,7 +118,8 @@ class PlatformRollouts:
         """The window opens with the first batch of groups and closes with the first one after `seconds`."""
         self._call("start_measurement", deal=deal, lock_step=lock_step)
         config = self._algorithm.config.copy(copy_frozen=False)
-        config.training(num_groups_per_train_batch=self._num_groups, max_weights_lag=max_weights_lag)
+        num_groups = self._num_groups * (1 if lock_step else 2)
+        config.training(num_groups_per_train_batch=num_groups, max_weights_lag=max_weights_lag)
         collector = GroupCollector(config, self._runners, lambda: None)
         version = self._algorithm.weights_version
         collector.take(version)

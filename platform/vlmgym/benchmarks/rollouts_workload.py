@@ -19,13 +19,16 @@ from vlmgym_envs.rllib import GameGroupEnv
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.engine import Completion, Prompt, Sampling
 from vlmgym_policies.processing import VLMProcessor, load_vlm, quiet_transformers
-from vlmgym_policies.tiny import make_tiny_vlm
+from vlmgym_policies.tiny import TinySize, make_tiny_vlm
 
 GAME, LEVEL = "shisen_sho", "tiny"
-NUM_TURNS = 4
-MIN_TOKENS, MEDIAN_TOKENS, MAX_TOKENS = 4, 17, 384
+NUM_TURNS = 2
+MIN_TOKENS, MEDIAN_TOKENS, MAX_TOKENS = 8, 64, 1024
 SIGMA = 1.3
-"""Lengths are lognormal, cut at both ends: e^(SIGMA^2 / 2) makes a mean of 40 of the median, a tenth of the maximum."""
+"""Lengths are lognormal, cut at both ends: e^(SIGMA^2 / 2) makes a mean of 130 of the median, an eighth of the most."""
+SIZE = TinySize(num_heads=1)
+"""Little to read of the tokens before: a further row costs little beside what a step costs, as with a large model on a
+GPU, whose steps read all weights."""
 END_MARGIN = 8.0
 """What the first number of each embedding is, and its negative in that of the end token."""
 NUM_RESPONSES = 200
@@ -107,7 +110,7 @@ def make_endless_vlm(path: Path) -> Path:
     game = make_game(GAME, LEVEL)
     demonstrator, rng = Demonstrator(game, {"legal_random": 1.0}), np.random.default_rng(0)
     responses = [demonstrator.demonstrate(game.init(seed), rng) for seed in range(NUM_RESPONSES)]
-    make_tiny_vlm(path, prompts=[game.prompt], responses=responses, seed=0)
+    make_tiny_vlm(path, prompts=[game.prompt], responses=responses, seed=0, size=SIZE)
     import torch
 
     model: Any = load_vlm(str(path), torch.float32)

@@ -28,10 +28,11 @@ class Finished(NamedTuple, Generic[T]):
 
 
 class GroupLoop(Generic[T]):
-    """Plays tickets without a barrier between groups: the next group begins when enough branches of others have ended.
+    """Plays tickets without a barrier between groups: the next group begins when a branch of the others has ended.
 
-    play(slot, ticket, on_branch_end) is awaited in the loop's thread. A slot has one group at a time, and at most
-    `num_branches` branches are played at once; each group has `group_size`.
+    play(slot, ticket, on_branch_end) is awaited in the loop's thread. A slot has one group at a time. A group of
+    `group_size` begins as a whole, and only while fewer than `num_branches` branches are played: so there are always
+    that many, and less than a group more.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class GroupLoop(Generic[T]):
     ) -> None:
         self._play = play
         self._group_size = group_size
-        self._free_branches = asyncio.Semaphore(num_branches)
+        self._num_branches = num_branches
+        self._num_played = 0
+        self._branch_ended = asyncio.Event()
         self._free_slots: asyncio.Queue[int] = asyncio.LifoQueue()
         for slot in reversed(range(num_slots)):
             self._free_slots.put_nowait(slot)
@@ -84,23 +87,27 @@ class GroupLoop(Generic[T]):
         async with asyncio.TaskGroup() as groups:
             while True:
                 ticket = await self._waiting.get()
-                for _ in range(self._group_size):
-                    await self._free_branches.acquire()
+                while self._num_played >= self._num_branches:
+                    self._branch_ended.clear()
+                    await self._branch_ended.wait()
                 slot = await self._free_slots.get()
+                self._num_played += self._group_size
                 groups.create_task(self._play_on(slot, ticket))
 
     async def _play_on(self, slot: int, ticket: Ticket) -> None:
-        playing = [None] * self._group_size
+        num_playing = self._group_size
 
         def on_branch_end() -> None:
-            playing.pop()
-            self._free_branches.release()
+            nonlocal num_playing
+            num_playing -= 1
+            self._num_played -= 1
+            self._branch_ended.set()
 
         try:
             outcome: T | Exception = await self._play(slot, ticket, on_branch_end)
         except Exception as error:
             outcome = error
-        while playing:
+        while num_playing:
             on_branch_end()
         self._free_slots.put_nowait(slot)
         self._finished.put(Finished(ticket.group_id, outcome))

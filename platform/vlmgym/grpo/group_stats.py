@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import (
     EPISODE_LEN_MEAN,
     EPISODE_RETURN_MEAN,
@@ -52,9 +53,6 @@ def group_stats(episode: MultiAgentEpisode) -> GroupStats:
     returns = [branch.get_return() for branch in branches]
     infos = [info for branch in branches for info in branch.get_infos(slice(1, None))]
     scores: list[Score] = [info[SCORE] for info in infos]
-    lengths = [len(ids) for branch in branches for ids in branch.extra_model_outputs[RESPONSE_IDS]]
-    versions = [version for branch in branches for version in branch.extra_model_outputs[WEIGHTS_VERSION]]
-    cuts = [cut > 0 for branch in branches for cut in branch.extra_model_outputs[NUM_CUT_TURNS]]
     start = branches[0].get_infos(0)
     return GroupStats(
         game=start["game"],
@@ -62,14 +60,14 @@ def group_stats(episode: MultiAgentEpisode) -> GroupStats:
         return_mean=float(np.mean(returns)),
         return_std=float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0,
         game_reward=float(np.mean([s.game_reward for s in scores])),
-        response_tokens=float(np.mean(lengths)),
+        response_tokens=float(np.mean([len(ids) for ids in _outputs(branches, RESPONSE_IDS)])),
         truncated_rate=float(np.mean([info["finish_reason"] == "length" for info in infos])),
-        cut_prompt_rate=float(np.mean(cuts)),
+        cut_prompt_rate=float(np.mean([num > 0 for num in _outputs(branches, NUM_CUT_TURNS)])),
         num_decisions=len(scores),
         num_branches=len(branches),
         num_won=_num_won([branch.get_infos(-1)["won"] for branch in branches]),
         tally=_sum(score.tally for score in scores),
-        weights_version=min(versions),
+        weights_version=min(_outputs(branches, WEIGHTS_VERSION)),
     )
 
 
@@ -124,3 +122,8 @@ def _num_won(said: Sequence[bool | None]) -> int | None:
 
 def _sum(tallies: Iterable[Tally]) -> Tally:
     return reduce(Tally.plus, tallies, Tally())
+
+
+def _outputs(branches: Sequence[SingleAgentEpisode], key: str) -> list[Any]:
+    """One per decision. A buffer of RLlib that is iterated itself ends by writing all it holds into an error."""
+    return [output for branch in branches for output in branch.get_extra_model_outputs(key)]

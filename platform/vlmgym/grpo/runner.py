@@ -23,7 +23,7 @@ from vlmgym.grpo.group_loop import Finished, GroupLoop, OnBranchEnd, Ticket
 from vlmgym.grpo.group_stats import GroupStats, group_stats, log_group_stats
 from vlmgym_policies.engine import NoWeightsError
 
-GROUPS_PER_ENV = 2
+GROUPS_PER_ENV = 4
 """Where branches of a group last unequally long, about so many groups fill the places of one."""
 
 
@@ -56,9 +56,9 @@ class Sample(NamedTuple):
 class VLMEnvRunner(EnvRunner, Checkpointable):
     """Holds environments and no weights; the algorithm hands it engine actors.
 
-    As many branches are in flight at once as `num_envs_per_env_runner` groups have, in a thread of their own: they go
-    on while the algorithm does something else. A further group begins in the places of branches that have ended, though
-    others of their groups go on; so there are GROUPS_PER_ENV environments for each of these groups.
+    As many branches are in flight at once as `num_envs_per_env_runner` groups have, and less than a group more, in a
+    thread of their own: they go on while the algorithm does something else. A further group begins when a branch has
+    ended, though others of its group go on; so there are GROUPS_PER_ENV environments for each of these groups.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""When groups begin: none waits for another, and no more branches are played at once than were asked for."""
+"""When groups begin: none waits for another, and less than a group more is played at once than was asked for."""
 
 import asyncio
 
@@ -53,17 +53,18 @@ def table():
         made.loop.stop()
 
 
-def test_a_group_begins_in_the_places_of_branches_that_ended_in_others(table):
-    """Four places, groups of two: the third begins when one branch of each of the first two has ended."""
+def test_a_group_begins_when_a_branch_of_another_has_ended(table):
+    """Four places, groups of two: the third begins in place of one branch and has one place too many."""
     groups = table(4, 4, 2)
-    groups.submit(10, 11, 12)
+    groups.submit(10, 11, 12, 13)
     assert groups.begun == [10, 11]
     groups.end_branch(10)
-    assert groups.begun == [10, 11]
+    assert groups.begun == [10, 11, 12]
     groups.end_branch(11)
     assert groups.begun == [10, 11, 12]
     assert groups.loop.take(0.0) == []
     groups.end_branch(10)
+    assert groups.begun == [10, 11, 12, 13]
     assert groups.loop.take(1.0) == [(10, "group 10")]
 
 

@@ -23,11 +23,12 @@ from ray.rllib.utils.metrics import (
 )
 
 from vlmgym.grpo.algorithm import GRPO
-from vlmgym.grpo.batching import SEQUENCES, MicroBatch, TrainSequence, object_array
+from vlmgym.grpo.batching import SEQUENCES, MicroBatch, object_array
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.config_rules import check_shared_evenly
 from vlmgym.grpo.learner import GRPOLearner
 from vlmgym.grpo.loss import masked_sum
+from vlmgym.grpo.sequences import TrainSequence
 from vlmgym_envs.core import Game
 from vlmgym_envs.rllib import GroupEnvConfig
 from vlmgym_envs.splits import draw_start
@@ -184,11 +185,14 @@ class DemonstrationWriter:
         text = self._demonstrator.demonstrate(state, rng)
         response_ids, spans = self._processor.spell_response(text)
         answered = np.array([end > text.index("<think>") for _, end in spans])
+        weights = np.where(answered, self._answer_weight, 1.0).astype(np.float32)
         return TrainSequence(
             prompt_ids=self._processor.encode(prompt),
             response_ids=response_ids,
-            old_logprobs=np.zeros(len(response_ids), dtype=np.float32),
-            weights=np.where(answered, self._answer_weight, 1.0).astype(np.float32),
-            advantage=1.0,
+            old_logprobs=np.zeros_like(weights),
+            weights=weights,
+            advantages=np.ones_like(weights),
+            turns=np.zeros(len(weights), dtype=np.int32),
+            denominator=float(weights.sum()),
             images=prompt.images,
         )

@@ -11,6 +11,23 @@ from vlmgym.job import Job, JobError
 
 MAX_UPDATES_PER_ITERATION = 20
 Schedule = list[tuple[int, float]]
+_OBJECTIVE = (
+    "advantage",
+    "credit",
+    "gamma",
+    "step_weight",
+    "loss",
+    "average_over",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "importance_cap",
+    "kl",
+    "kl_in",
+    "kl_coeff",
+    "entropy_coeff",
+)
+"""Knobs of a job that `GRPOConfig.training` has by the same name."""
 
 
 def check_stages(job: Job) -> None:
@@ -40,11 +57,8 @@ def grpo_config(job: Job, model_path: str) -> GRPOConfig:
         num_groups_per_train_batch=settings.groups,
         max_weights_lag=settings.max_weights_lag,
         stale_groups=settings.stale_groups,
-        importance_cap=settings.importance_cap,
         max_uninformative_groups=settings.max_uninformative_groups,
-        kl_coeff=settings.kl_coeff,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
+        **{name: getattr(settings, name) for name in _OBJECTIVE},
         grad_clip=settings.grad_clip,
         weight_decay=settings.weight_decay,
         adam_betas=settings.adam_betas,

@@ -69,9 +69,7 @@ class VLMModule(TorchRLModule):
         logits = logits.index_fill(-1, self._banned.to(logits.device), float("-inf"))
         all_logprobs = torch.log_softmax(logits, dim=-1)
         targets = inputs["input_ids"][:, -num_scored:, None]
-        with torch.no_grad():
-            terms = all_logprobs.exp() * all_logprobs
-            entropy = -terms.masked_fill(all_logprobs.isneginf(), 0.0).sum(-1)
+        entropy = -(all_logprobs.exp() * all_logprobs.masked_fill(all_logprobs.isneginf(), 0.0)).sum(-1)
         return all_logprobs.gather(-1, targets).squeeze(-1), entropy
 
     def weights(self) -> dict[str, torch.Tensor]:

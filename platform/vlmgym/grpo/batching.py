@@ -1,4 +1,4 @@
-"""How groups become training batches: advantages, one record per decision, micro-batches under a token budget."""
+"""How groups become training batches: advantages, sequences to learn from, micro-batches under a token budget."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 from numpy.typing import NDArray
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from vlmgym.grpo.advantages import group_relative_advantages
+from vlmgym.grpo.advantages import AdvantageRule, decision_advantages
+from vlmgym.grpo.sequences import TrainSequence, merge_turns, response_weight
+from vlmgym.grpo.variants import AverageOver
+from vlmgym_policies.engine import Prompt
 from vlmgym_policies.processing import VLMProcessor
 
 SEQUENCES = "sequences"
@@ -23,69 +27,66 @@ IMAGE_DIGESTS = "image_digests"
 NUM_CUT_TURNS = "num_cut_turns"
 
 
-class TrainSequence(NamedTuple):
-    """One decision to learn from: what the engine saw and sampled, never re-made from text.
-
-    prompt_ids int32 [P], response_ids int32 [R]; old_logprobs float32 [R] of the sampler; weights float32 [R], how much
-    each response token counts; advantage of the whole response; images, PNG files in prompt order; image_digests, what
-    the sampler made of each of them, empty where it cannot tell.
-    """
-
-    prompt_ids: NDArray[np.int32]
-    response_ids: NDArray[np.int32]
-    old_logprobs: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    advantage: float
-    images: tuple[bytes, ...]
-    image_digests: tuple[bytes, ...] = ()
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids)
-
-
 class MicroBatch(NamedTuple):
-    """One forward pass. `inputs` go to the module; the rest is float32 [B, T] over the last T positions, or [B, 1]."""
+    """One forward pass. `inputs` go to the module; the rest is [B, T] over the last T positions, turns int64."""
 
     inputs: dict[str, Any]
     old_logprobs: torch.Tensor
     weights: torch.Tensor
     advantages: torch.Tensor
+    turns: torch.Tensor
 
 
 class GroupAdvantages(ConnectorV2):
-    """Learner connector: adds `Columns.ADVANTAGES`, one number per branch. One multi-agent episode is one group."""
+    """Learner connector: adds `Columns.ADVANTAGES`, float32 [T] per branch. One multi-agent episode is one group."""
+
+    def __init__(self, rule: AdvantageRule) -> None:
+        super().__init__()
+        self._rule = rule
 
     def __call__(self, *, rl_module: Any, batch: Any, episodes: Any, metrics: Any = None, **kwargs: Any) -> Any:
         for group in episodes:
             branches = list(group.agent_episodes.values())
-            returns = np.array([branch.get_return() for branch in branches], dtype=np.float32)
-            for branch, advantage in zip(branches, group_relative_advantages(returns), strict=True):
-                self.add_batch_item(batch, Columns.ADVANTAGES, float(advantage), branch)
+            rewards = [np.array(branch.get_rewards(), dtype=np.float32) for branch in branches]
+            states = [[prompt.state for prompt in _prompts(branch)] for branch in branches]
+            for branch, advantages in zip(branches, decision_advantages(rewards, states, self._rule), strict=True):
+                self.add_batch_item(batch, Columns.ADVANTAGES, advantages, branch)
         return batch
 
 
 class SequencesFromEpisodes(ConnectorV2):
-    """Learner connector: replaces `Columns.ADVANTAGES` by one `TrainSequence` per decision of every branch."""
+    """Learner connector: replaces `Columns.ADVANTAGES` by the `TrainSequence`s of every branch."""
+
+    def __init__(self, average_over: AverageOver, max_tokens: int) -> None:
+        super().__init__()
+        self._average_over = average_over
+        self._max_tokens = max_tokens
 
     def __call__(self, *, rl_module: Any, batch: Any, episodes: Any, **kwargs: Any) -> Any:
         advantages = batch.pop(Columns.ADVANTAGES)
         for branch in self.single_agent_episode_iterator(episodes, agents_that_stepped_only=False):
-            (advantage,) = advantages[(branch.multi_agent_episode_id, branch.agent_id, branch.module_id)]
-            outputs = branch.extra_model_outputs
-            for turn, prompt in enumerate(branch.get_observations(slice(0, len(branch)))):
-                response_ids = outputs[RESPONSE_IDS][turn]
-                record = TrainSequence(
-                    prompt_ids=outputs[PROMPT_IDS][turn],
-                    response_ids=response_ids,
-                    old_logprobs=outputs[RESPONSE_LOGPROBS][turn],
-                    weights=np.ones(len(response_ids), dtype=np.float32),
-                    advantage=advantage,
-                    images=prompt.without_first_turns(outputs[NUM_CUT_TURNS][turn]).images,
-                    image_digests=outputs[IMAGE_DIGESTS][turn],
-                )
-                self.add_batch_item(batch, SEQUENCES, record, branch)
+            (of_turns,) = advantages[(branch.multi_agent_episode_id, branch.agent_id, branch.module_id)]
+            decisions = [self._sequence(branch, turn, advantage) for turn, advantage in enumerate(of_turns)]
+            for sequence in merge_turns(decisions):
+                self.add_batch_item(batch, SEQUENCES, sequence, branch)
         return batch
+
+    def _sequence(self, branch: SingleAgentEpisode, turn: int, advantage: float) -> TrainSequence:
+        outputs = {name: values[turn] for name, values in branch.extra_model_outputs.items()}
+        prompt = _prompts(branch)[turn].without_first_turns(outputs[NUM_CUT_TURNS])
+        response_ids = outputs[RESPONSE_IDS]
+        weight, denominator = response_weight(len(response_ids), self._average_over, self._max_tokens)
+        return TrainSequence(
+            prompt_ids=outputs[PROMPT_IDS],
+            response_ids=response_ids,
+            old_logprobs=outputs[RESPONSE_LOGPROBS],
+            weights=np.full(len(response_ids), weight, dtype=np.float32),
+            advantages=np.full(len(response_ids), advantage, dtype=np.float32),
+            turns=np.zeros(len(response_ids), dtype=np.int32),
+            denominator=denominator,
+            images=prompt.images,
+            image_digests=outputs[IMAGE_DIGESTS],
+        )
 
 
 class SequencesToObjectArrays(ConnectorV2):
@@ -95,19 +96,6 @@ class SequencesToObjectArrays(ConnectorV2):
         for columns in batch.values():
             columns[SEQUENCES] = object_array(columns[SEQUENCES])
         return batch
-
-
-def without_mismatch(record: TrainSequence, processor: VLMProcessor) -> TrainSequence:
-    """The record itself where this processor sees its images as the sampler did; else one that counts for nothing.
-
-    What counts for nothing keeps its text, so that every learner still has its sequences, and no image, since the
-    number of its tokens may be wrong, too.
-    """
-    seen = tuple(processor.image_digest(image) for image in record.images)
-    if not record.image_digests or record.image_digests == seen:
-        return record
-    text = record.prompt_ids[record.prompt_ids != processor.image_token_id]
-    return record._replace(prompt_ids=text, images=(), weights=np.zeros_like(record.weights))
 
 
 def object_array(records: Sequence[TrainSequence]) -> NDArray[np.object_]:
@@ -139,18 +127,22 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int
 
 def collate(records: Sequence[TrainSequence], processor: VLMProcessor, device: torch.device) -> MicroBatch:
     """Pads records on the right; response values stand where their token is predicted for, zeros elsewhere."""
-    token_ids = [np.concatenate([r.prompt_ids, r.response_ids]) for r in records]
-    inputs = processor.collate(token_ids, [r.images for r in records], padding="right")
+    inputs = processor.collate([r.token_ids for r in records], [r.images for r in records], padding="right")
     width = inputs["input_ids"].shape[1]
     num_scored = width - min(len(r.prompt_ids) for r in records)
-    old_logprobs, weights = (torch.zeros(len(records), num_scored) for _ in range(2))
+    columns = {name: torch.zeros(len(records), num_scored) for name in ("old_logprobs", "weights", "advantages")}
+    columns["turns"] = torch.zeros(len(records), num_scored, dtype=torch.int64)
     for row, record in enumerate(records):
         start = len(record.prompt_ids) - (width - num_scored)
         place = slice(start, start + len(record.response_ids))
-        old_logprobs[row, place] = torch.tensor(record.old_logprobs)
-        weights[row, place] = torch.tensor(record.weights)
-    advantages = torch.tensor([[r.advantage] for r in records])
+        for name, column in columns.items():
+            column[row, place] = torch.from_numpy(getattr(record, name))
     moved = {name: value.to(device) for name, value in inputs.items()}
     return MicroBatch(
-        {**moved, "num_scored": num_scored}, old_logprobs.to(device), weights.to(device), advantages.to(device)
+        {**moved, "num_scored": num_scored}, **{name: column.to(device) for name, column in columns.items()}
     )
+
+
+def _prompts(branch: SingleAgentEpisode) -> list[Prompt]:
+    """What was asked in each turn."""
+    return list(branch.get_observations(slice(0, len(branch))))

@@ -9,7 +9,7 @@ from ray.rllib.connectors.learner import AgentToModuleMapping
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from vlmgym.grpo.config_rules import FIXED, check_rules
-from vlmgym.grpo.rollout_config import RolloutConfig
+from vlmgym.grpo.objective_config import ObjectiveConfig
 from vlmgym_envs.rllib import GameGroupEnv
 
 POLICY_ID = "policy"
@@ -20,7 +20,7 @@ def policy_for(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
     return POLICY_ID
 
 
-class GRPOConfig(RolloutConfig):
+class GRPOConfig(ObjectiveConfig):
     """Chains like every RLlib config.
 
     Example:
@@ -43,10 +43,6 @@ class GRPOConfig(RolloutConfig):
         self.max_uninformative_groups = 0
         self.max_weights_lag = 0
         self.stale_groups = "wait"
-        self.importance_cap: float | None = None
-        self.clip_low = 0.2
-        self.clip_high = 0.2
-        self.kl_coeff = 0.01
         self.weight_decay = 0.01
         self.adam_betas = (0.9, 0.999)
         self.micro_batch_tokens = 16384
@@ -90,10 +86,6 @@ class GRPOConfig(RolloutConfig):
         max_uninformative_groups: int = NotProvided,
         max_weights_lag: int = NotProvided,
         stale_groups: Literal["wait", "drop"] = NotProvided,
-        importance_cap: float | None = NotProvided,
-        clip_low: float = NotProvided,
-        clip_high: float = NotProvided,
-        kl_coeff: float = NotProvided,
         weight_decay: float = NotProvided,
         adam_betas: tuple[float, float] = NotProvided,
         micro_batch_tokens: int = NotProvided,
@@ -109,16 +101,10 @@ class GRPOConfig(RolloutConfig):
             max_weights_lag: how many updates behind the learners the weights may be that a group was asked for with.
                 0 samples and updates in turn; above, sampling goes on while learners update.
             stale_groups: "wait" for groups before they are too old; "drop" and replace those that are.
-            importance_cap: None takes the ratio to the sampler's log-probabilities, as in the paper; a number C takes
-                the ratio to the learner's own before the update, and weighs each token by min(learner / sampler, C)
-                (truncated importance sampling).
-            clip_low: lower clip of the ratio is 1 - clip_low.
-            clip_high: upper clip of the ratio is 1 + clip_high.
-            kl_coeff: weight of the k3 KL to the start model; 0 leaves the reference out.
             weight_decay: AdamW's, on matrices.
             adam_betas: AdamW's.
             micro_batch_tokens: bound on rows x padded length of one forward pass.
-            kwargs: RLlib's own (`lr` may be a schedule over decisions sampled, `grad_clip`, ...).
+            kwargs: the objective's, and RLlib's own (`lr` may be a schedule over decisions sampled, `grad_clip`, ...).
         """
         super().training(**kwargs)
         return self._set(
@@ -127,10 +113,6 @@ class GRPOConfig(RolloutConfig):
             max_uninformative_groups=max_uninformative_groups,
             max_weights_lag=max_weights_lag,
             stale_groups=stale_groups,
-            importance_cap=importance_cap,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            kl_coeff=kl_coeff,
             weight_decay=weight_decay,
             adam_betas=adam_betas,
             micro_batch_tokens=micro_batch_tokens,
@@ -160,8 +142,8 @@ class GRPOConfig(RolloutConfig):
         from vlmgym.grpo.batching import GroupAdvantages, SequencesFromEpisodes, SequencesToObjectArrays
 
         pipeline = super().build_learner_connector(input_observation_space, input_action_space, device)
-        pipeline.append(GroupAdvantages())
-        pipeline.append(SequencesFromEpisodes())
+        pipeline.append(GroupAdvantages(rule=self.advantage_rule))
+        pipeline.append(SequencesFromEpisodes(average_over=self.average_over, max_tokens=self.max_tokens))
         pipeline.append(
             AgentToModuleMapping(
                 rl_module_specs=set(self.policies),

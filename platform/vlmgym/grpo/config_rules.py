@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from vlmgym.engine_placement import check_engines
+from vlmgym.grpo.variants import Advantage, AverageOver, Credit, Divergence, KLPlace, PolicyLoss
 from vlmgym_policies.scoring import RewardWeights
 
 FIXED = {
-    "gamma": "a decision's return is the sum of its branch's rewards",
     "num_epochs": "GRPO takes one optimizer step per batch of groups",
     "minibatch_size": "one step per batch; use micro_batch_tokens to bound memory",
     "_train_batch_size_per_learner": "use num_groups_per_train_batch",
@@ -22,10 +22,32 @@ FIXED = {
 }
 """Settings of RLlib that must keep the value they start with, and why."""
 
-_AT_LEAST_0 = ("max_dropped_groups", "max_uninformative_groups", "max_weights_lag")
+_AT_LEAST_0 = (
+    "max_dropped_groups",
+    "max_uninformative_groups",
+    "max_weights_lag",
+    "step_weight",
+    "kl_coeff",
+    "entropy_coeff",
+)
 _AT_LEAST_1 = ("num_groups_per_train_batch", "micro_batch_tokens", "max_tokens")
-_ABOVE_0 = ("env_step_timeout_s", "env_reset_timeout_s", "generation_timeout_s", "engine_restart_timeout_s")
-_CHOICES = {"stale_groups": ("wait", "drop")}
+_ABOVE_0 = (
+    "clip_high",
+    "env_step_timeout_s",
+    "env_reset_timeout_s",
+    "generation_timeout_s",
+    "engine_restart_timeout_s",
+)
+_FRACTIONS = ("gamma", "clip_low")
+_CHOICES: dict[str, Any] = {
+    "stale_groups": ("wait", "drop"),
+    "advantage": get_args(Advantage),
+    "credit": get_args(Credit),
+    "loss": get_args(PolicyLoss),
+    "average_over": get_args(AverageOver),
+    "kl": get_args(Divergence),
+    "kl_in": get_args(KLPlace),
+}
 
 
 def check_rules(config: Any) -> None:
@@ -35,6 +57,7 @@ def check_rules(config: Any) -> None:
             value = f"{config._fixed[name]!r}, got {getattr(config, name)!r}"
             raise ValueError(f"{name.lstrip('_')} must stay {value}: {reason}")
     _check_ranges(config)
+    _check_objective(config)
     check_shared_evenly(config, "num_groups_per_train_batch")
     check_engines(config)
     RewardWeights.of("", **config.reward_weights)
@@ -55,11 +78,25 @@ def _check_ranges(config: Any) -> None:
     for name in _ABOVE_0:
         if getattr(config, name) <= 0:
             raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            allowed = " or ".join(map(repr, choices))
-            raise ValueError(f"{name} must be {allowed}, got {getattr(config, name)!r}")
-    if config.importance_cap is not None and config.importance_cap < 1:
-        raise ValueError(f"importance_cap must be at least 1, got {config.importance_cap}")
     if config.temperature <= 0:
         raise ValueError(f"temperature must be above 0 in training, got {config.temperature}")
+    for name in _FRACTIONS:
+        if not 0 < getattr(config, name) <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(config, name)}")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+
+
+def _check_objective(config: Any) -> None:
+    """Each of these would otherwise be read by nothing, or do no good."""
+    if config.importance_cap is not None and config.importance_cap < 1:
+        raise ValueError(f"importance_cap must be at least 1, got {config.importance_cap}")
+    if config.dual_clip is not None and (config.dual_clip <= 1 or config.loss == "cispo"):
+        raise ValueError(f"dual_clip must be above 1, and none with loss cispo, got {config.dual_clip}")
+    if config.kl == "k1" and config.kl_in == "loss" and config.kl_coeff:
+        raise ValueError("kl must be k2 or k3 in the loss, got k1: its gradient there is 0 on average")
+    if config.gamma < 1 and config.credit == "episode" and not config.step_weight:
+        raise ValueError(f"gamma must be 1 with credit episode and step_weight 0, got {config.gamma}")
+    if config.advantage == "reinforce_pp" and config.step_weight:
+        raise ValueError("step_weight must be 0 with advantage reinforce_pp, which compares no siblings")

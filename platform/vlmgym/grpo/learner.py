@@ -12,9 +12,14 @@ import torch.distributed as dist
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 
-from vlmgym.grpo.batching import SEQUENCES, MicroBatch, TrainSequence, collate, plan_micro_batches, without_mismatch
-from vlmgym.grpo.loss import clipped_surrogate, k3_divergence, masked_sum, truncated_importance
+from vlmgym.grpo.advantages import NORMALISED_OVER_BATCH, normalise_over_batch
+from vlmgym.grpo.batching import SEQUENCES, MicroBatch, collate, plan_micro_batches
+from vlmgym.grpo.loss import Responses, divergence, masked_sum, policy_loss, to_go, truncated_importance
+from vlmgym.grpo.sequences import TrainSequence, without_mismatch
 from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS, VLMModule
+
+_LOSSES = ("loss", "policy_loss")
+"""Terms that are logged as they are minimised; others as weighted means."""
 
 
 class GRPOLearner(TorchLearner):
@@ -39,26 +44,34 @@ class GRPOLearner(TorchLearner):
         self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: MicroBatch, fwd_out: Any) -> torch.Tensor:
-        """Clipped surrogate plus k3 KL to the frozen start model, summed over the micro-batch's response tokens."""
-        logprobs, mask = fwd_out[LOGPROBS], batch.weights
-        old_logprobs, importance = batch.old_logprobs, torch.ones_like(mask)
+        """The policy's term, the divergence from the start model and the entropy, summed over the tokens that count."""
+        logprobs, weights, advantages = fwd_out[LOGPROBS], batch.weights, batch.advantages
+        responses = Responses(batch.turns, weights > 0)
+        old_logprobs, importance = batch.old_logprobs, torch.ones_like(weights)
         if config.importance_cap is not None:
             importance = truncated_importance(logprobs, old_logprobs, config.importance_cap)
             old_logprobs = logprobs.detach()
-        token = clipped_surrogate(logprobs, old_logprobs, batch.advantages, config.clip_low, config.clip_high)
-        loss = masked_sum(importance * token.policy, mask)
-        self._add("policy_loss", loss)
+        kl = torch.zeros_like(weights)
         if REFERENCE_LOGPROBS in fwd_out:
-            kl = masked_sum(k3_divergence(logprobs, fwd_out[REFERENCE_LOGPROBS]), mask)
-            loss = loss + config.kl_coeff * kl
-            self._add("kl", kl)
-        mismatch = (logprobs.detach() - batch.old_logprobs).abs() * mask
+            kl = divergence(config.kl, logprobs, fwd_out[REFERENCE_LOGPROBS])
+            self._add("kl", masked_sum(kl, weights))
+        if config.kl_in == "reward":
+            advantages = advantages - config.kl_coeff * to_go(kl.detach(), responses)
+        token = policy_loss(config.loss, logprobs, old_logprobs, advantages, config.clip, responses)
+        loss = masked_sum(importance * token.policy, weights)
+        self._add("policy_loss", loss)
+        if config.kl_in == "loss":
+            loss = loss + config.kl_coeff * masked_sum(kl, weights)
+        entropy = masked_sum(fwd_out[ENTROPY], weights)
+        if config.entropy_coeff:
+            loss = loss - config.entropy_coeff * entropy
+        mismatch = (logprobs.detach() - batch.old_logprobs).abs()
         self._add("loss", loss)
-        self._add("entropy", masked_sum(fwd_out[ENTROPY], mask))
-        self._add("clip_fraction", masked_sum(token.clipped, mask))
-        self._add("ratio", masked_sum(token.ratio, mask))
-        self._add("logprob_mismatch", mismatch.sum())
-        self._worst_mismatch = max(self._worst_mismatch, float(mismatch.max()))
+        self._add("entropy", entropy)
+        self._add("clip_fraction", masked_sum(token.clipped, weights))
+        self._add("ratio", masked_sum(token.ratio, weights))
+        self._add("logprob_mismatch", masked_sum(mismatch, weights))
+        self._worst_mismatch = max(self._worst_mismatch, float((mismatch * responses.counted).max()))
         return loss
 
     def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
@@ -93,8 +106,11 @@ class GRPOLearner(TorchLearner):
         num_mismatches = sum(new is not old for new, old in zip(records, given, strict=True))
         self.metrics.log_value((module_id, "num_image_mismatches"), num_mismatches, reduce="sum")
         config = self.config.get_config_for_module(module_id)
+        if config.advantage in NORMALISED_OVER_BATCH:
+            records = self._normalised(records)
         plan = plan_micro_batches([record.num_tokens for record in records], config.micro_batch_tokens)
-        total_weight = self._over_learners(sum(float(record.weights.sum()) for record in records), dist.ReduceOp.SUM)
+        total_weight = self._sum_over_learners(sum(float(record.weights.sum()) for record in records))
+        denominator = self._sum_over_learners(sum(record.denominator for record in records))
         num_rounds = int(self._over_learners(len(plan), dist.ReduceOp.MAX))
         self._totals = defaultdict(float)
         self._worst_mismatch = 0.0
@@ -105,22 +121,41 @@ class GRPOLearner(TorchLearner):
             with _synchronising_only(module, last=turn == num_rounds - 1):
                 outputs = self.module.forward_train({module_id: micro.inputs})
                 loss = self.compute_losses(fwd_out=outputs, batch={module_id: micro})[module_id]
-                (loss * _world_size() / total_weight).backward()
-        return self._log_update(module_id, total_weight, records, plan)
+                (loss * _world_size() / denominator).backward()
+        return self._log_update(module_id, total_weight, denominator, records, plan)
 
     def _add(self, term: str, value: torch.Tensor) -> None:
         """Adds a micro-batch's sum over tokens to a metric of this update."""
         self._totals[term] += float(value.detach())
 
+    def _normalised(self, records: Sequence[TrainSequence]) -> list[TrainSequence]:
+        """Their advantages on the scale of the whole batch, the parts of other learners included."""
+        advantages = normalise_over_batch(
+            [record.advantages for record in records],
+            [record.weights > 0 for record in records],
+            self._sum_over_learners,
+        )
+        return [record._replace(advantages=new) for record, new in zip(records, advantages, strict=True)]
+
     def _log_update(
-        self, module_id: str, total_weight: float, records: Sequence[TrainSequence], plan: Sequence[Sequence[int]]
+        self,
+        module_id: str,
+        total_weight: float,
+        denominator: float,
+        records: Sequence[TrainSequence],
+        plan: Sequence[Sequence[int]],
     ) -> torch.Tensor:
-        """Logs token means over all learners, and what this learner's shard cost; returns the mean loss."""
+        """Logs weighted means over all learners' tokens, the loss as it was minimised, and what this learner's shard
+        cost; returns the loss.
+        """
         names = sorted(self._totals)
         sums = torch.tensor([self._totals[name] for name in names], dtype=torch.float64)
         if dist.is_initialized():
             dist.all_reduce(sums := sums.to(self._device))
-        means = {name: float(total) / total_weight for name, total in zip(names, sums, strict=True)}
+        means = {
+            name: float(total) / (denominator if name in _LOSSES else total_weight)
+            for name, total in zip(names, sums, strict=True)
+        }
         worst = self._over_learners(self._worst_mismatch, dist.ReduceOp.MAX)
         used = sum(record.num_tokens for record in records)
         padded = sum(len(rows) * max(records[i].num_tokens for i in rows) for rows in plan)
@@ -128,6 +163,9 @@ class GRPOLearner(TorchLearner):
         self.metrics.log_dict({"padding_fraction": 1.0 - used / padded}, key=module_id, window=1)
         self.metrics.log_dict({"num_tokens": used, "num_sequences": len(records)}, key=module_id, reduce="sum")
         return torch.tensor(means["loss"])
+
+    def _sum_over_learners(self, value: float) -> float:
+        return self._over_learners(value, dist.ReduceOp.SUM)
 
     def _over_learners(self, value: float, operation: Any) -> float:
         if not dist.is_initialized():

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmgym.grpo.batching import TrainSequence, collate, object_array, plan_micro_batches, without_mismatch
+from vlmgym.grpo.batching import collate, object_array, plan_micro_batches
+from vlmgym.grpo.sequences import TrainSequence
 from vlmgym_policies.processing import VLMProcessor
 from vlmgym_policies.prompting import make_prompt
 
@@ -33,7 +34,9 @@ def record(prompt, response, advantage, images=()):
         response_ids=np.array(response, dtype=np.int32),
         old_logprobs=-np.arange(1, len(response) + 1, dtype=np.float32),
         weights=np.ones(len(response), dtype=np.float32),
-        advantage=advantage,
+        advantages=np.full(len(response), advantage, dtype=np.float32),
+        turns=np.arange(len(response), dtype=np.int32),
+        denominator=1.0,
         images=images,
     )
 
@@ -48,7 +51,8 @@ def test_values_stand_where_their_token_is_predicted(make_model):
     assert micro.inputs["num_scored"] == 4
     torch.testing.assert_close(micro.weights, torch.tensor([[0.0, 0, 1, 1], [1, 1, 1, 0]]))
     torch.testing.assert_close(micro.old_logprobs, torch.tensor([[0.0, 0, -1, -2], [-1, -2, -3, 0]]))
-    torch.testing.assert_close(micro.advantages, torch.tensor([[0.5], [-1.0]]))
+    torch.testing.assert_close(micro.advantages, torch.tensor([[0.0, 0, 0.5, 0.5], [-1, -1, -1, 0]]))
+    torch.testing.assert_close(micro.turns, torch.tensor([[0, 0, 0, 1], [0, 1, 2, 0]]))
 
 
 def test_pictures_come_along_in_order(make_model, game):
@@ -65,21 +69,3 @@ def test_pictures_come_along_in_order(make_model, game):
 def test_the_token_budget_must_be_positive():
     with pytest.raises(ValueError, match="max_tokens must be at least 1"):
         plan_micro_batches([1], 0)
-
-
-def test_a_sequence_whose_picture_the_sampler_saw_otherwise_counts_for_nothing(make_model, game):
-    processor = VLMProcessor(str(make_model(0)))
-    prompt, other = (make_prompt(game.prompt, game.render(game.mid_game(seed))) for seed in range(2))
-    right = record(processor.encode(prompt), [8, 9], 1.0, prompt.images)
-    assert without_mismatch(right, processor) is right  # the sampler could not tell
-    digest = processor.image_digest(prompt.images[0])
-    assert digest == VLMProcessor(str(make_model(1))).image_digest(prompt.images[0])
-    right = right._replace(image_digests=(digest,))
-    assert without_mismatch(right, processor) is right
-    wrong = right._replace(image_digests=(processor.image_digest(other.images[0]),))
-    left = without_mismatch(wrong, processor)
-    assert left.images == () and not left.weights.any() and left.response_ids is wrong.response_ids
-    assert processor.image_token_id not in left.prompt_ids
-    batch = collate([right, left], processor, torch.device("cpu"))
-    assert batch.weights.sum() == 2  # and the batch still fits the model's inputs: one picture for one sequence
-    assert len(batch.inputs["image_grid_thw"]) == 1

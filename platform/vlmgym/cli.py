@@ -11,6 +11,7 @@ import typer
 from vlmgym import __version__
 from vlmgym.commands.bench import bench
 from vlmgym.commands.compare import compare
+from vlmgym.commands.dashboard import dashboard
 from vlmgym.commands.docs import docs
 from vlmgym.commands.evaluate import evaluate
 from vlmgym.commands.levels import levels
@@ -32,6 +33,7 @@ app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(levels)
 app.command()(play)
+app.command()(dashboard)
 app.add_typer(bench, name="bench")
 app.command(hidden=True)(docs)
 

@@ -11,10 +11,12 @@ from typing import Any
 from vlmgym.curves import COLD_START, GRPO
 from vlmgym.evals.report import PolicyResult, Rate, decision_rates, write_summary
 from vlmgym.evals.runner import decide, held_out_states
+from vlmgym.grpo.group_stats import GAME, level_key
 from vlmgym.job import Job
 from vlmgym.metrics_file import Point
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.engine import Sampling, make_engine
+from vlmgym_policies.insight import Regrets
 
 EVALUATIONS_FILE = "evaluations.json"
 HELD_OUT_SEED = 20_250_513
@@ -41,6 +43,7 @@ class HeldOut:
             held_out=job.game.held_out,
             seed=HELD_OUT_SEED,
         )
+        self._regrets = Regrets(self._game)
         self._results = _read_results(self._path) if resume else {}
 
     def measure_references(self) -> None:
@@ -58,9 +61,14 @@ class HeldOut:
         modes = {SAMPLED: self._job.sampling.temperature, GREEDY: 0.0}
         result = {mode: self._rates(engines, temperature) for mode, temperature in modes.items()}
         self._keep(f"{point.stage}-{point.step:06d}", result)
-        return {
-            f"evaluation/{mode}/{name}": rate.mean for mode, rates in result.items() for name, rate in rates.items()
-        }
+        place = f"{GAME}/{self._game.id}/{level_key(self._game.level_name)}"
+        metrics: dict[str, float] = {}
+        for mode, rates in result.items():
+            means = {name: rate.mean for name, rate in rates.items()}
+            metrics |= {f"evaluation/{mode}/{place}/{name}": mean for name, mean in means.items()}
+            means.pop("regret", None)  # its unit is the game's
+            metrics |= {f"evaluation/{mode}/{name}": mean for name, mean in means.items()}
+        return metrics
 
     def summary(self) -> dict[str, PolicyResult]:
         """The measured points under the names of the table. The best point is taken per way of decoding."""
@@ -86,7 +94,7 @@ class HeldOut:
 
     def _rates(self, engines: Sequence[Any], temperature: float) -> dict[str, Rate]:
         sampling = Sampling(temperature=temperature, max_tokens=self._job.sampling.max_tokens, seed=HELD_OUT_SEED)
-        decisions = decide(engines, self._game, self._states, sampling, self._job.reward.weights)
+        decisions = decide(engines, self._game, self._states, sampling, self._job.reward.weights, self._regrets)
         return decision_rates([decision.score for decision in decisions])
 
     def _keep(self, name: str, result: PolicyResult) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,13 @@ from rich.console import Console
 from vlmgym.checkpoints import Checkpoints, hugging_face_dir
 from vlmgym.curves import COLD_START, GRPO
 from vlmgym.evals.report import print_table, write_summary
+from vlmgym.grpo.runner import PlayedGroup
 from vlmgym.held_out import HeldOut
 from vlmgym.job import Job
 from vlmgym.metrics_file import Point
 from vlmgym.stages import cold_start_config, grpo_config, updates_per_iteration
-from vlmgym.tracking.step_metrics import cold_start_metrics, grpo_metrics, rollouts_of
+from vlmgym.tracking.rollouts import replays_of, rollouts_of
+from vlmgym.tracking.step_metrics import step_metrics
 from vlmgym.tracking.tracker import Stage, Tracker
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.tiny import make_tiny_vlm
@@ -46,6 +48,7 @@ class Run:
                 self._tracker.say(f"resuming after {self._reached.stage} {self._reached.step}")
             self._held_out.measure_references()
             model = self._start_model()
+            self._tracker.use_model(model)
             if self._job.cold_start is not None:
                 model = self._cold_start(model)
             self._grpo(model)
@@ -69,10 +72,10 @@ class Run:
                 if start == 0:
                     stage.log(0, self._held_out.measure(algorithm.engines, Point(COLD_START, 0)))
                 for step in range(start + per_iteration, end.step + 1, per_iteration):
-                    metrics = cold_start_metrics(algorithm.train())
+                    metrics = step_metrics(COLD_START, algorithm.train())
                     if step % settings.eval_every == 0 or step == end.step:
                         metrics |= self._held_out.measure(algorithm.engines, Point(COLD_START, step))
-                        self._checkpoints.save(algorithm, Point(COLD_START, step), keep=1)
+                        self._checkpoint(algorithm, Point(COLD_START, step), keep=1)
                     stage.log(step, metrics)
         return str(hugging_face_dir(self._checkpoints.path(end)))
 
@@ -94,16 +97,26 @@ class Run:
     def _iterate(self, algorithm: Any, stage: Stage, step: int, *, last: bool) -> None:
         settings, tracking = self._job.grpo, self._job.tracking
         started_s = time.monotonic()
-        metrics = grpo_metrics(algorithm.train())
-        metrics["timing_s/step"] = time.monotonic() - started_s
+        metrics = step_metrics(GRPO, algorithm.train())
+        metrics["timing_s/step"] = duration_s = time.monotonic() - started_s
+        metrics["perf/tokens_per_s"] = metrics["num_tokens"] / duration_s
         if step % settings.eval_every == 0 or last:
             metrics |= self._held_out.measure(algorithm.engines, Point(GRPO, step))
         stage.log(step, metrics)
-        if tracking.num_rollouts and (step % tracking.rollouts_every == 0 or last):
-            rollouts = rollouts_of(algorithm.played_groups, tracking.num_rollouts)
-            self._tracker.save_rollouts(GRPO, step, rollouts)
+        if step % tracking.rollouts_every == 0 or last:
+            self._show(algorithm.played_groups, step)
         if step % settings.checkpoint_every == 0 or last:
-            self._checkpoints.save(algorithm, Point(GRPO, step), settings.keep_checkpoints)
+            self._checkpoint(algorithm, Point(GRPO, step), settings.keep_checkpoints)
+
+    def _show(self, groups: Sequence[PlayedGroup], step: int) -> None:
+        """Keeps some decisions of a batch to look at, and films of what has more than one."""
+        game, tracking = self._job.make_game(), self._job.tracking
+        if tracking.num_rollouts:
+            self._tracker.save_rollouts(GRPO, step, rollouts_of(groups, game, tracking.num_rollouts))
+        self._tracker.save_replays(GRPO, step, game, replays_of(groups, game, tracking.num_replays))
+
+    def _checkpoint(self, algorithm: Any, point: Point, keep: int) -> None:
+        self._tracker.log_checkpoint(point, self._checkpoints.save(algorithm, point, keep))
 
     @contextmanager
     def _algorithm(self, config: Any, stage: str, start: int) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from vlmgym_envs.core import Game
 from vlmgym_policies.answers import Response, parse_response
-from vlmgym_policies.insight import Perception, Tally, legal_as_perceived, perceive, tally
+from vlmgym_policies.insight import Perception, Regrets, Tally, legal_as_perceived, perceive, tally
 
 UNPAID_PERCEPTION = ("shisen_sho", "shisen_sho_pictures")
 """Games whose perception block earns nothing in the paper."""
@@ -83,8 +83,11 @@ class RewardWeights:
         return Score(reward, game_reward, legal, response.well_formed, perception, as_perceived)
 
 
-def judge(game: Game[Any, Any, Any], state: Any, text: str, weights: RewardWeights) -> Score:
+def judge(
+    game: Game[Any, Any, Any], state: Any, text: str, weights: RewardWeights, regrets: Regrets | None = None
+) -> Score:
     """Scores a response without an environment: +1 for progress, -1 otherwise, as `GameGroupEnv` does by default."""
     response = parse_response(text)
     step = game.play(state, response.answer or "")
-    return weights.score(game, state, response, 1.0 if step.reward > 0 else -1.0, legal=step.refused is None)
+    score = weights.score(game, state, response, 1.0 if step.reward > 0 else -1.0, legal=step.refused is None)
+    return score if regrets is None else score._replace(regret=regrets(state, response.answer))

@@ -10,6 +10,8 @@ from PIL import Image
 
 from vlmgym.cli import main
 from vlmgym.game_pages import IMAGE_PX, game_pages, read_header
+from vlmgym.tracking.grafana import grafana_dashboard
+from vlmgym.tracking.page import metrics_page
 from vlmgym_envs.registry import game_ids, level_ids
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -56,15 +58,25 @@ def test_the_command_writes_them_and_names_what_is_left_over(
     pages: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vlmgym.game_pages.game_pages", lambda: pages)
-    (tmp_path / "chess.md").write_text("# Chess")
+    games = tmp_path / "games"
+    games.mkdir()
+    (games / "chess.md").write_text("# Chess")
     with pytest.raises(SystemExit) as ended:
-        main(["docs", "--out", str(tmp_path)])
+        main(["docs", "--out", str(games)])
     assert ended.value.code == 0
-    assert {name: (tmp_path / name).read_bytes() for name in pages} == pages
+    assert {name: (games / name).read_bytes() for name in pages} == pages
     assert capsys.readouterr().out.splitlines() == [
-        f"vlmgym: {len(pages)} files in {tmp_path}",
-        f"vlmgym: {tmp_path / 'chess.md'} belongs to no game: delete it",
+        f"vlmgym: {len(pages)} files in {games}",
+        f"vlmgym: {games / 'chess.md'} belongs to no game: delete it",
+        f"vlmgym: {tmp_path / 'metrics.md'}",
+        f"vlmgym: {tmp_path / 'grafana.json'}",
     ]
+    assert (tmp_path / "metrics.md").read_text() == metrics_page()
+
+
+def test_the_page_of_metrics_and_the_dashboard_are_those_that_the_code_gives() -> None:
+    assert (DOCS / "metrics.md").read_text(encoding="utf-8") == metrics_page(), "run `vlmgym docs`"
+    assert (DOCS / "grafana.json").read_text(encoding="utf-8") == grafana_dashboard(), "run `vlmgym docs`"
 
 
 @pytest.mark.parametrize("game_id", game_ids())

@@ -1,4 +1,4 @@
-"""`vlmgym docs`: writes the pages of the games again, for whoever changes a game."""
+"""`vlmgym docs`: writes the pages that come from the code again, for whoever changes a game or a metric."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import typer
 
 
 def docs(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pages go.")] = Path("docs/games"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pages of the games go.")] = Path("docs/games"),
 ) -> None:
-    """Writes a page per game, its pictures and the index, from the code. Names files there that belong to no game."""
+    """Writes a page per game, its pictures and the index, and beside them the page of metrics and Grafana's dashboard.
+
+    Names files among the games that belong to none.
+    """
     from vlmgym.game_pages import game_pages
+    from vlmgym.tracking.grafana import grafana_dashboard
+    from vlmgym.tracking.page import metrics_page
 
     pages = game_pages()
     for name, content in pages.items():
@@ -23,3 +28,6 @@ def docs(
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     for name in sorted(found - pages.keys()):
         print(f"vlmgym: {out / name} belongs to no game: delete it")
+    for name, text in (("metrics.md", metrics_page()), ("grafana.json", grafana_dashboard())):
+        (out.parent / name).write_text(text, encoding="utf-8")
+        print(f"vlmgym: {out.parent / name}")

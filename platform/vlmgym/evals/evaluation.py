@@ -162,6 +162,6 @@ def _film(game: Game[Any, Any, Any], log: EvalLog, folder: EvaluationDir, num_vi
 
     with run_bar(console, "videos", len(missing), log.evaluation.max_steps) as bar:
         for run in missing:
-            write_video(game, log, run, folder.video(run.run))
+            write_video(game, log.evaluation.policy.spec, run, folder.video(run.run))
             bar.advance(run.num_steps)
             bar.end(run)

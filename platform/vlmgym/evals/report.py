@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from vlmgym_policies.insight import ERRORS
 from vlmgym_policies.scoring import Score
 
 CONFIDENCE = 0.95
@@ -96,13 +97,34 @@ def mean_interval(values: Sequence[float], bounds: tuple[float, float] = (-math.
 
 def decision_rates(scores: Sequence[Score]) -> dict[str, Rate]:
     """The metrics of one policy under one way of decoding, from its scored decisions."""
-    n = len(scores)
-    return {
-        "legal_move_rate": rate(sum(score.legal for score in scores), n),
-        "format_rate": rate(sum(score.well_formed for score in scores), n),
-        "perception_board": rate(sum(score.board for score in scores), n),
+    boards = [score for score in scores if score.board]
+    described = [score.legal_as_perceived for score in scores if score.legal_as_perceived is not None]
+    judged = [score for score in scores if score.regret is not None]
+    found = {
+        "legal_move_rate": _share(score.legal for score in scores),
+        "progress_rate": _share(score.game_reward > 0 for score in scores),
+        "format_rate": _share(score.well_formed for score in scores),
+        "perception_board": _share(score.board for score in scores),
         "perception_cells": mean_interval([score.cells for score in scores], bounds=(0.0, 1.0)),
+        "described_rate": _share(score.legal_as_perceived is not None for score in scores),
     }
+    for name in ERRORS:
+        shares = [score.perception.errors.get(name, 0) / score.perception.num_cells for score in scores]
+        found[f"perception_error/{name}"] = mean_interval(shares, bounds=(0.0, 1.0))
+    if boards:
+        found["reasoning_given_perception"] = _share(score.legal for score in boards)
+    if described:
+        found["reasoning_as_perceived"] = _share(described)
+    if judged:
+        found["best_move_rate"] = _share(bool(score.tally.num_best) for score in judged)
+        found["regret"] = mean_interval([score.regret or 0.0 for score in judged], bounds=(0.0, math.inf))
+    return found
+
+
+def _share(said: Iterable[bool]) -> Rate:
+    """Of those that are true."""
+    values = list(said)
+    return rate(sum(values), len(values))
 
 
 def write_summary(path: Path, results: Mapping[str, PolicyResult]) -> None:

@@ -13,6 +13,7 @@ import ray
 from vlmgym_envs.core import Game
 from vlmgym_envs.splits import Start, draw_start
 from vlmgym_policies.engine import Completion, Engine, Prompt, Sampling
+from vlmgym_policies.insight import Regrets
 from vlmgym_policies.prompting import make_prompt
 from vlmgym_policies.scoring import RewardWeights, Score, judge
 
@@ -49,13 +50,21 @@ def held_out_states(game: Game[Any, Any, Any], num: int, *, start: Start, held_o
 
 
 def decide(
-    engines: Sequence[Any], game: Game[Any, Any, Any], states: Sequence[Any], sampling: Sampling, weights: RewardWeights
+    engines: Sequence[Any],
+    game: Game[Any, Any, Any],
+    states: Sequence[Any],
+    sampling: Sampling,
+    weights: RewardWeights,
+    regrets: Regrets | None = None,
 ) -> list[Decision]:
-    """One decision per state, in order. `engines`: local engines or handles of engine actors; they share the work."""
+    """One decision per state, in order. `engines`: local engines or handles of engine actors; they share the work.
+
+    regrets: of the game, where decisions are to be held against its solver.
+    """
     prompts = [make_prompt(game.prompt, game.render(state), state) for state in states]
     completions = _generate(engines, prompts, sampling)
     return [
-        Decision(prompt, completion, judge(game, prompt.state, completion.text, weights))
+        Decision(prompt, completion, judge(game, prompt.state, completion.text, weights, regrets))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
 

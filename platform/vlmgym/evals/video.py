@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vlmgym.evals.log import EvalLog, RunLog, StepLog
+from vlmgym.evals.log import RunLog, StepLog
 from vlmgym.evals.protocol import points
 from vlmgym_envs.core import Game
 from vlmgym_policies.answers import parse_response
@@ -40,15 +40,18 @@ WON = {True: ["won"], False: ["not won"], None: []}
 Line = tuple[str, tuple[int, int, int]]
 
 
-def write_video(game: Game[Any, Any, Any], log: EvalLog, run: RunLog, path: Path) -> None:
-    """One frame per step and one of the end, H.264 where PyAV has an encoder for it, else MPEG-4."""
+def write_video(game: Game[Any, Any, Any], who: str, run: RunLog, path: Path) -> None:
+    """One frame per step and one of the end, H.264 where PyAV has an encoder for it, else MPEG-4.
+
+    who: the policy that plays.
+    """
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     partial = path.with_suffix(".partial.mp4")
     with av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=Fraction(FRAMES_PER_S))
         assert isinstance(stream, VideoStream)
         stream.pix_fmt = "yuv420p"
-        for number, picture in enumerate(frames(game, log, run)):
+        for number, picture in enumerate(frames(game, who, run)):
             if number == 0:
                 stream.height, stream.width = picture.shape[:2]
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
@@ -58,16 +61,16 @@ def write_video(game: Game[Any, Any, Any], log: EvalLog, run: RunLog, path: Path
     os.replace(partial, path)
 
 
-def frames(game: Game[Any, Any, Any], log: EvalLog, run: RunLog) -> Iterator[NDArray[np.uint8]]:
+def frames(game: Game[Any, Any, Any], who: str, run: RunLog) -> Iterator[NDArray[np.uint8]]:
     """Each uint8 [H, W, 3], H and W even: the board at the left, the words at the right."""
     states = run.states
-    scores = [0.0, *accumulate(points(log.evaluation.score, step.reward) for step in run.steps)]
+    scores = [0.0, *accumulate(points(game.score, step.reward) for step in run.steps)]
     board, shown = Image.new("RGB", (1, 1)), ""
     for number, state in enumerate(states):
         if state != shown:
             board, shown = _board(game.render(game.from_text(state))), state
         step = run.steps[number] if number < len(run.steps) else None
-        lines = _lines(log, run, number, step, scores[min(number + 1, len(run.steps))])
+        lines = _lines(_short(who), run, number, step, scores[min(number + 1, len(run.steps))])
         yield _frame(board, lines)
 
 
@@ -78,9 +81,9 @@ def _board(picture: NDArray[np.uint8]) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 
-def _lines(log: EvalLog, run: RunLog, number: int, step: StepLog | None, score: float) -> list[Line]:
+def _lines(who: str, run: RunLog, number: int, step: StepLog | None, score: float) -> list[Line]:
     """score: after the step, or at the end."""
-    who, total = _short(log.evaluation.policy.spec), [("", TEXT), (f"score {score:g}", TEXT)]
+    total = [("", TEXT), (f"score {score:g}", TEXT)]
     if step is None:
         ending = "the game has ended" if run.terminated else f"stopped after {run.num_steps} steps"
         words = [who, f"run {run.run}", "", ending, *WON[run.won]]

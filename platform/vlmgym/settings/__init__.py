@@ -10,10 +10,12 @@ from vlmgym.settings.game import GameSettings, RewardSettings
 from vlmgym.settings.grpo import GRPOSettings
 from vlmgym.settings.learners import LearnerSettings
 from vlmgym.settings.model import ModelSettings
-from vlmgym.settings.results import EvaluationSettings, TrackingSettings
+from vlmgym.settings.results import EvaluationSettings
 from vlmgym.settings.section import Section
+from vlmgym.settings.tracking import AlertSettings, TrackingSettings
 
 __all__ = [
+    "AlertSettings",
     "ColdStartSettings",
     "EngineSettings",
     "EnvRunnerSettings",

@@ -1,21 +1,28 @@
-"""Decides where a run's metrics go: metrics.jsonl, the console, curves.png, rollouts/ and wandb."""
+"""Decides what becomes of what a run tells: files in its directory, the console, and the places that people watch."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Self
 
+import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vlmgym.curves import draw_curves
+from vlmgym.curves import GRPO, draw_curves
+from vlmgym.evals.log import RunLog
 from vlmgym.job import Job
 from vlmgym.metrics_file import MetricsFile, Point
+from vlmgym.tracking.alerts import Alarms
+from vlmgym.tracking.prometheus import Prometheus
+from vlmgym.tracking.rollouts import Rollout, write_rollouts
+from vlmgym.tracking.sink import Sink
+from vlmgym.tracking.tensorboard import TensorBoard
 from vlmgym.tracking.wandb_run import NoWandb, WandbRun, wandb_mode
+from vlmgym_envs.core import Game
 
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
@@ -35,15 +42,6 @@ CONSOLE_METRICS = {
 """What a line on the console shows of the metrics of a step, in this order: label and format."""
 
 
-class Rollout(NamedTuple):
-    """One decision to look at. picture: PNG. rewards: the total and its parts."""
-
-    picture: bytes
-    prompt: str
-    response: str
-    rewards: Mapping[str, float]
-
-
 class Tracker:
     """Everything a run leaves behind, besides checkpoints."""
 
@@ -52,9 +50,10 @@ class Tracker:
         self._run_dir = job.run_dir
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._console = console or Console(highlight=False)
-        path = self._run_dir / METRICS_FILE
-        self._metrics = MetricsFile.resumed(path, resume_after) if resume_after else MetricsFile(path)
+        self._settings = job.tracking
+        self._alarms = Alarms(job.tracking.alerts)
         self._wandb = self._start_wandb(job)
+        self._sinks = [*self._start_sinks(job, resume_after), self._wandb]
         self._drawn_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -87,26 +86,46 @@ class Tracker:
         self._console.print(text, soft_wrap=True, markup=False)
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes metrics to the file and to wandb; redraws the curves now and then."""
-        self._metrics.log(stage, step, metrics)
-        self._wandb.log(stage, step, metrics)
+        """Hands metrics to everyone, with the alerts that they raise; redraws the curves now and then."""
+        alerts = self._alarms.check(stage, step, metrics) if stage == GRPO else []
+        if stage == GRPO:
+            metrics = {**metrics, "num_alerts": self._alarms.num_alerts}
+        for sink in self._sinks:
+            sink.log(stage, step, metrics)
+        for alert in alerts:
+            self.say(f"ALERT {alert.title}: {alert.text}")
+            self._wandb.alert(alert)
         if time.monotonic() - self._drawn_s > CURVES_EVERY_S:
             self.save_curves()
 
     def save_rollouts(self, stage: str, step: int, rollouts: Sequence[Rollout]) -> Path:
-        """Writes `rollouts/STAGE-STEP/`: one PNG per different picture, and rollouts.jsonl. Returns that folder."""
+        """Writes `rollouts/STAGE-STEP/`, as `write_rollouts` says. Returns that folder."""
         folder = self._run_dir / "rollouts" / f"{stage}-{step:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        names: dict[bytes, str] = {}
-        lines = []
-        for rollout in rollouts:
-            name = names.setdefault(rollout.picture, f"board-{len(names)}.png")
-            (folder / name).write_bytes(rollout.picture)
-            lines.append({**rollout._asdict(), "picture": name, "rewards": dict(rollout.rewards)})
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (folder / "rollouts.jsonl").write_text(text, encoding="utf-8")
-        self._wandb.log_pictures(stage, step, [(rollout.picture, rollout.response) for rollout in rollouts])
+        write_rollouts(folder, rollouts)
+        self._wandb.log_rollouts(stage, step, rollouts)
         return folder
+
+    def save_replays(self, stage: str, step: int, game: Game[Any, Any, Any], runs: Sequence[RunLog]) -> list[Path]:
+        """Films runs to `replays/STAGE-STEP-NUMBER.mp4`."""
+        from vlmgym.evals.video import write_video
+
+        folder = self._run_dir / "replays"
+        films = [folder / f"{stage}-{step:04d}-{run.run}.mp4" for run in runs]
+        if films:
+            folder.mkdir(exist_ok=True)
+            for film, run in zip(films, runs, strict=True):
+                write_video(game, f"{stage} {step}", run, film)
+            self._wandb.log_replays(stage, step, films)
+        return films
+
+    def use_model(self, path: str) -> None:
+        """The model that the run starts from."""
+        self._wandb.use_model(path)
+
+    def log_checkpoint(self, point: Point, path: Path) -> None:
+        """Makes a checkpoint known as an artifact."""
+        if self._settings.checkpoints != "off":
+            self._wandb.log_checkpoint(point, path, self._settings.checkpoints)
 
     def save_curves(self) -> None:
         draw_curves(self._run_dir / METRICS_FILE, self._run_dir / CURVES_FILE)
@@ -114,21 +133,28 @@ class Tracker:
 
     def close(self) -> None:
         self.save_curves()
-        self._metrics.close()
-        self._wandb.close()
+        for sink in self._sinks:
+            sink.close()
+
+    def _start_sinks(self, job: Job, resume_after: Point | None) -> Iterator[Sink]:
+        path = self._run_dir / METRICS_FILE
+        yield MetricsFile.resumed(path, resume_after) if resume_after else MetricsFile(path)
+        if job.tracking.tensorboard:
+            yield TensorBoard(self._run_dir, resume_after)
+        if job.tracking.prometheus and ray.is_initialized():
+            yield Prometheus(job.run_name)
 
     def _start_wandb(self, job: Job) -> WandbRun | NoWandb:
         mode = wandb_mode(job.tracking)
         if mode == "off":
             return NoWandb()
-        settings = (job.tracking.project, job.run_name, job.name, job.model_dump(mode="json"))
         try:
-            return WandbRun(self._run_dir, mode, *settings)
+            return WandbRun(job, mode)
         except Exception as error:
             if mode != "online":
                 raise
             self.say(f"wandb cannot be reached ({str(error).splitlines()[0]}): recording offline")
-            return WandbRun(self._run_dir, "offline", *settings)
+            return WandbRun(job, "offline")
 
 
 class Stage:

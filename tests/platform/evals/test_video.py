@@ -30,7 +30,7 @@ def has(frame: np.ndarray, color: tuple[int, int, int]) -> bool:
 
 
 def test_a_frame_per_step_and_one_of_the_end(game: AnyGame, log: EvalLog) -> None:
-    pictures = list(frames(game, log, log.runs[0]))
+    pictures = list(frames(game, "solver", log.runs[0]))
     assert len(pictures) == 5
     assert {picture.shape for picture in pictures} == {(360, BOARD_PX + PANEL_PX, 3)}
     for picture, state in zip(pictures, log.runs[0].states, strict=True):
@@ -44,18 +44,18 @@ def test_an_illegal_answer_is_red(game: AnyGame, log: EvalLog) -> None:
     run = log.runs[0]
     bad = run.steps[1].model_copy(update={"refused": "the cells must differ " * 20, "response": "", "reward": 0.0})
     changed = run.model_copy(update={"steps": (run.steps[0], bad, *run.steps[2:])})
-    pictures = list(frames(game, log, changed))
+    pictures = list(frames(game, "solver", changed))
     assert [has(picture, BAD) for picture in pictures] == [False, True, False, False, False]
     assert not has(pictures[1], GOOD)
 
 
 def test_the_film_plays(game: AnyGame, log: EvalLog, tmp_path: Path) -> None:
-    write_video(game, log, log.runs[0], tmp_path / "run.mp4")
+    write_video(game, "solver", log.runs[0], tmp_path / "run.mp4")
     assert [path.name for path in tmp_path.glob("*.mp4")] == ["run.mp4"]
     with av.open(str(tmp_path / "run.mp4")) as container:
         assert float(container.streams.video[0].average_rate or 0) == 2.0
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    drawn = list(frames(game, log, log.runs[0]))
+    drawn = list(frames(game, "solver", log.runs[0]))
     assert len(shown) == len(drawn) == 5
     for found, expected in zip(shown, drawn, strict=True):
         assert found.shape == expected.shape
@@ -64,7 +64,7 @@ def test_the_film_plays(game: AnyGame, log: EvalLog, tmp_path: Path) -> None:
 
 def test_odd_boards_make_even_frames(game: AnyGame, log: EvalLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlmgym.evals.video.BOARD_PX", 451)
-    height, width, _ = next(frames(game, log, log.runs[0])).shape
+    height, width, _ = next(frames(game, "solver", log.runs[0])).shape
     assert (height, width) == (338, 852), "451 x 338 pixels of board, 400 of words"
 
 
@@ -72,7 +72,7 @@ def test_an_encoder_that_is_missing_is_replaced(
     game: AnyGame, log: EvalLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("av.codecs_available", {"mpeg4"})
-    write_video(game, log, log.runs[0], tmp_path / "run.mp4")
+    write_video(game, "solver", log.runs[0], tmp_path / "run.mp4")
     with av.open(str(tmp_path / "run.mp4")) as container:
         assert container.streams.video[0].codec_context.name == "mpeg4"
         assert sum(1 for _ in container.decode(video=0)) == 5

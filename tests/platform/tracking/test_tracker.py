@@ -14,7 +14,8 @@ from vlmgym.curves import curve_points
 from vlmgym.job import Job, load_job
 from vlmgym.metrics_file import Point, read_metrics
 from vlmgym.settings import TrackingSettings
-from vlmgym.tracking.tracker import Rollout, Tracker
+from vlmgym.tracking.rollouts import Rollout
+from vlmgym.tracking.tracker import Tracker
 from vlmgym.tracking.wandb_run import wandb_mode
 
 
@@ -27,6 +28,10 @@ def png(shade: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.full((4, 6, 3), shade, np.uint8)).save(file, "png")
     return file.getvalue()
+
+
+def rollout(shade: int, response: str, **rewards: float) -> Rollout:
+    return Rollout(7, "maze", "tiny", png(shade), " - ", "play", response, None, rewards)
 
 
 def plain_console() -> tuple[Console, io.StringIO]:
@@ -96,9 +101,9 @@ def test_curves_leave_out_values_that_are_not_finite() -> None:
 
 def test_rollouts_are_written_with_one_picture_per_board(job: Job) -> None:
     rollouts = [
-        Rollout(png(0), "play", "<answer>(0, 0) (0, 1)</answer>", {"reward": 2.0, "game": 1.0}),
-        Rollout(png(0), "play", "ünsure", {"reward": -1.0}),
-        Rollout(png(9), "play", "", {"reward": 0.0}),
+        rollout(0, "<answer>(0, 0) (0, 1)</answer>", reward=2.0, game=1.0),
+        rollout(0, "ünsure", reward=-1.0),
+        rollout(9, "", reward=0.0),
     ]
     with Tracker(job, console=plain_console()[0]) as tracker:
         folder = tracker.save_rollouts("grpo", 10, rollouts)
@@ -134,10 +139,10 @@ def test_an_offline_wandb_run_holds_the_metrics_over_their_step(job: Job, tmp_pa
     offline = job.model_copy(update={"tracking": TrackingSettings.model_validate({"wandb": "offline"})})
     with Tracker(offline, console=plain_console()[0]) as tracker, tracker.stage("grpo", 1) as stage:
         stage.log(1, {"reward": 0.5})
-        tracker.save_rollouts("grpo", 1, [Rollout(png(0), "play", "answer", {"reward": 0.5})])
+        tracker.save_rollouts("grpo", 1, [rollout(0, "answer", reward=0.5)])
     (recorded,) = offline.run_dir.glob("wandb/offline-run-*")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(recorded)]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "grpo/reward" in shown.stdout, shown.stderr
     assert "grpo/step" in shown.stdout
-    assert list(recorded.glob("files/media/images/grpo/*.png"))
+    assert list(recorded.glob("files/media/images/grpo/boards*.png"))

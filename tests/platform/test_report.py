@@ -74,7 +74,7 @@ def test_decision_rates_count_each_part_apart() -> None:
         }.items()
     )
     assert means.keys().isdisjoint({"reasoning_as_perceived", "regret", "best_move_rate"})
-    assert {value.n for value in rates.values()} == {4}
+    assert {name: value.n for name, value in rates.items() if value.n != 4} == {"reasoning_given_perception": 2}
 
 
 RESULTS = {

@@ -103,8 +103,9 @@ def test_the_summary_has_every_policy_with_its_interval(resumed_run):
     for policy, modes in summary.items():
         assert set(modes) == ({"sampled", "greedy"} if policy in trained else {"sampled"})
         for metrics in modes.values():
-            for rate in metrics.values():
-                assert rate["low"] <= rate["mean"] <= rate["high"] and rate["n"] == 16
+            for name, rate in metrics.items():
+                assert rate["low"] <= rate["mean"] <= rate["high"]
+                assert rate["n"] == 16 or (name.startswith("reasoning_") and rate["n"] < 16), name
     assert summary["solver"]["sampled"]["legal_move_rate"]["mean"] == 1.0
     assert "after GRPO" in output
 

@@ -34,7 +34,7 @@ from vlmgym_envs.rllib import GroupEnvConfig
 from vlmgym_envs.splits import draw_start
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.processing import VLMProcessor
-from vlmgym_policies.prompting import make_prompt
+from vlmgym_policies.prompting import Observation, ask
 from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS
 
 DEMONSTRATION_STREAM = 1
@@ -105,6 +105,7 @@ class ColdStart(GRPO):
             self.config.model_config["path"],
             self.config.answer_weight,
             self.config.seed or 0,
+            self.config.observation,
         )
         self._coming: deque[Any] = deque()
         self._next_demonstration = 0
@@ -165,7 +166,13 @@ class DemonstrationWriter:
     """Writes training sequences; the i-th one depends on the seed and on i alone."""
 
     def __init__(
-        self, env_config: dict[str, Any], teacher: Mapping[str, float], path: str, answer_weight: float, seed: int
+        self,
+        env_config: dict[str, Any],
+        teacher: Mapping[str, float],
+        path: str,
+        answer_weight: float,
+        seed: int,
+        observation: Observation = "picture",
     ) -> None:
         self._env = GroupEnvConfig.from_dict(env_config)
         self._game: Game[Any, Any, Any] = self._env.make_game()
@@ -173,6 +180,7 @@ class DemonstrationWriter:
         self._processor = VLMProcessor(path)
         self._answer_weight = answer_weight
         self._seed = seed
+        self._observation: Observation = observation
 
     def write(self, first: int, count: int) -> list[TrainSequence]:
         return [self._write_one(index) for index in range(first, first + count)]
@@ -181,7 +189,7 @@ class DemonstrationWriter:
         rng = np.random.default_rng([self._seed, DEMONSTRATION_STREAM, index])
         env, game = self._env, self._game
         state = draw_start(game, int(rng.integers(2**62)), env.start, env.split, env.held_out)
-        prompt = make_prompt(game.prompt, game.render(state), state)
+        prompt = ask(game, state, self._observation)
         text = self._demonstrator.demonstrate(state, rng)
         response_ids, spans = self._processor.spell_response(text)
         answered = np.array([end > text.index("<think>") for _, end in spans])

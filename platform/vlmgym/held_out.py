@@ -94,7 +94,15 @@ class HeldOut:
 
     def _rates(self, engines: Sequence[Any], temperature: float) -> dict[str, Rate]:
         sampling = Sampling(temperature=temperature, max_tokens=self._job.sampling.max_tokens, seed=HELD_OUT_SEED)
-        decisions = decide(engines, self._game, self._states, sampling, self._job.reward.weights, self._regrets)
+        decisions = decide(
+            engines,
+            self._game,
+            self._states,
+            sampling,
+            self._job.reward.weights,
+            self._regrets,
+            self._job.prompt.observation,
+        )
         return decision_rates([decision.score for decision in decisions])
 
     def _keep(self, name: str, result: PolicyResult) -> None:

@@ -20,6 +20,7 @@ from vlmgym.settings import (
     GRPOSettings,
     LearnerSettings,
     ModelSettings,
+    PromptSettings,
     RewardSettings,
     SamplingSettings,
     Section,
@@ -45,6 +46,7 @@ class Job(Section):
     output_dir: str = Field("runs", min_length=1, description="holds the run directories")
     game: GameSettings
     reward: RewardSettings
+    prompt: PromptSettings = PromptSettings()
     model: ModelSettings
     sampling: SamplingSettings = SamplingSettings()
     engine: EngineSettings = EngineSettings()

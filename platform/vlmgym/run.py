@@ -23,6 +23,7 @@ from vlmgym.tracking.rollouts import replays_of, rollouts_of
 from vlmgym.tracking.step_metrics import step_metrics
 from vlmgym.tracking.tracker import Stage, Tracker
 from vlmgym_policies.baselines import Demonstrator
+from vlmgym_policies.prompting import instruction
 from vlmgym_policies.tiny import make_tiny_vlm
 
 SUMMARY_FILE = "summary.json"
@@ -152,6 +153,7 @@ class Run:
             seeds = rng.integers(2**62, size=NUM_TOKENIZER_RESPONSES)
             responses = [demonstrator.demonstrate(game.mid_game(int(seed)), rng) for seed in seeds]
             partial = path.with_suffix(".partial")
-            make_tiny_vlm(partial, prompts=[game.prompt], responses=responses, seed=self._job.seed)
+            prompts = [instruction(game, self._job.prompt.observation)]
+            make_tiny_vlm(partial, prompts=prompts, responses=responses, seed=self._job.seed)
             os.replace(partial, path)
         return str(path)

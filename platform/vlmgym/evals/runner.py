@@ -14,7 +14,7 @@ from vlmgym_envs.core import Game
 from vlmgym_envs.splits import Start, draw_start
 from vlmgym_policies.engine import Completion, Engine, Prompt, Sampling
 from vlmgym_policies.insight import Regrets
-from vlmgym_policies.prompting import make_prompt
+from vlmgym_policies.prompting import Observation, ask
 from vlmgym_policies.scoring import RewardWeights, Score, judge
 
 MAX_STALE_DRAWS = 1000
@@ -56,12 +56,13 @@ def decide(
     sampling: Sampling,
     weights: RewardWeights,
     regrets: Regrets | None = None,
+    observation: Observation = "picture",
 ) -> list[Decision]:
     """One decision per state, in order. `engines`: local engines or handles of engine actors; they share the work.
 
     regrets: of the game, where decisions are to be held against its solver.
     """
-    prompts = [make_prompt(game.prompt, game.render(state), state) for state in states]
+    prompts = [ask(game, state, observation) for state in states]
     completions = _generate(engines, prompts, sampling)
     return [
         Decision(prompt, completion, judge(game, prompt.state, completion.text, weights, regrets))

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from vlmgym.engine_placement import check_engines
 from vlmgym.grpo.variants import Advantage, AverageOver, Credit, Divergence, KLPlace, PolicyLoss
+from vlmgym_policies.prompting import Observation
 from vlmgym_policies.scoring import RewardWeights
 
 FIXED = {
@@ -41,6 +42,7 @@ _ABOVE_0 = (
 _FRACTIONS = ("gamma", "clip_low")
 _CHOICES: dict[str, Any] = {
     "stale_groups": ("wait", "drop"),
+    "observation": get_args(Observation),
     "advantage": get_args(Advantage),
     "credit": get_args(Credit),
     "loss": get_args(PolicyLoss),
@@ -58,6 +60,7 @@ def check_rules(config: Any) -> None:
             raise ValueError(f"{name.lstrip('_')} must stay {value}: {reason}")
     _check_ranges(config)
     _check_objective(config)
+    _check_observation(config)
     check_shared_evenly(config, "num_groups_per_train_batch")
     check_engines(config)
     RewardWeights.of("", **config.reward_weights)
@@ -86,6 +89,12 @@ def _check_ranges(config: Any) -> None:
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+
+
+def _check_observation(config: Any) -> None:
+    """Learners that average gradients wait for every trained weight, also for a vision tower that sees no picture."""
+    if config.observation == "text" and config.num_learners > 1 and config.model_config["train_vision"]:
+        raise ValueError("train_vision must be False with observation text and several learners, got True")
 
 
 def _check_objective(config: Any) -> None:

@@ -22,7 +22,7 @@ from vlmgym.grpo.group_stats import SCORE
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.engine import Completion, Prompt, Sampling
 from vlmgym_policies.insight import Regrets
-from vlmgym_policies.prompting import make_prompt
+from vlmgym_policies.prompting import ask
 from vlmgym_policies.scoring import RewardWeights
 
 OnEpisode = Callable[[str, MultiAgentEpisode], None]
@@ -136,7 +136,10 @@ class GroupPlayer:
         """Siblings that share a picture share a prompt; the picture is kept so that its id stays its own."""
         image = observation["image"]
         if id(image) not in self._prompts:
-            self._prompts[id(image)] = image, make_prompt(observation["prompt"], image, self._env.states[agent])
+            self._prompts[id(image)] = (
+                image,
+                ask(self._env.game, self._env.states[agent], self._config.observation, image),
+            )
         return self._prompts[id(image)][1]
 
 

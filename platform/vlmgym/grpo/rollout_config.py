@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 
+from vlmgym_policies.prompting import Observation
+
 
 class RolloutConfig(AlgorithmConfig):
     """The sections of `GRPOConfig` that say where groups come from; the defaults are those of G1."""
@@ -19,6 +21,7 @@ class RolloutConfig(AlgorithmConfig):
         self.engine_restart_timeout_s = 1800.0
         self.temperature = 1.0
         self.max_tokens = 8192
+        self.observation: Observation = "picture"
         self.reward_weights: dict[str, float] = {}
         self.engine_type = "hf"
         self.engine_options: dict[str, Any] = {}
@@ -80,6 +83,10 @@ class RolloutConfig(AlgorithmConfig):
     def sampling(self, *, temperature: float = NotProvided, max_tokens: int = NotProvided) -> Self:
         """How responses are drawn in training; evaluation with `explore=False` is greedy."""
         return self._set(temperature=temperature, max_tokens=max_tokens)
+
+    def prompting(self, *, observation: Observation = NotProvided) -> Self:
+        """What prompts show of the board: its "picture", its exact "text", or both, an "oracle" for perception."""
+        return self._set(observation=observation)
 
     def rewards(self, **weights: float) -> Self:
         """Weights (`game`, `perception`, `format`) that differ from the paper's for the game that is played."""

@@ -10,6 +10,7 @@ from vlmgym.settings.game import GameSettings, RewardSettings
 from vlmgym.settings.grpo import GRPOSettings
 from vlmgym.settings.learners import LearnerSettings
 from vlmgym.settings.model import ModelSettings
+from vlmgym.settings.prompt import PromptSettings
 from vlmgym.settings.results import EvaluationSettings
 from vlmgym.settings.section import Section
 from vlmgym.settings.tracking import AlertSettings, TrackingSettings
@@ -24,6 +25,7 @@ __all__ = [
     "GameSettings",
     "LearnerSettings",
     "ModelSettings",
+    "PromptSettings",
     "RewardSettings",
     "SamplingSettings",
     "Section",

@@ -206,3 +206,16 @@ def test_runs_under_tune(make_config, tmp_path):
     (result,) = tuner.fit()
     assert result.error is None and result.metrics["training_iteration"] == 1
     assert hugging_face_dir(Path(result.checkpoint.path)).is_dir()
+
+
+@pytest.mark.parametrize("observation", ["text", "oracle"])
+def test_a_board_that_is_told_is_learned_from_with_and_without_its_picture(make_config, observation):
+    algorithm = make_config().prompting(observation=observation).training(lr=1e-3).build_algo()
+    try:
+        learners = algorithm.train()["learners"]["policy"]
+        assert np.isfinite(learners["loss"]) and learners["logprob_mismatch_max"] < 1e-4
+        (group, *_) = algorithm.played_groups
+        prompt = next(iter(group.episode.agent_episodes.values())).get_observations(0)
+        assert bool(prompt.images) is (observation == "oracle")
+    finally:
+        algorithm.stop()

@@ -31,6 +31,11 @@ def test_defaults_are_those_of_g1():
         (lambda c: c.training(kl="k1"), "kl must be k2 or k3 in the loss, got k1"),
         (lambda c: c.training(entropy_coeff=-1.0), "entropy_coeff must be at least 0, got -1.0"),
         (lambda c: c.training(advantage="reinforce_pp", step_weight=1.0), "step_weight must be 0 with advantage"),
+        (lambda c: c.prompting(observation="words"), "observation must be one of picture, text, oracle, got 'words'"),
+        (
+            lambda c: c.prompting(observation="text").learners(num_learners=2),
+            "train_vision must be False with observation text and several learners",
+        ),
         (lambda c: c.training(num_epochs=2), "num_epochs must stay 1, got 2"),
         (lambda c: c.training(minibatch_size=8), "minibatch_size must stay None, got 8"),
         (lambda c: c.training(train_batch_size_per_learner=64), "train_batch_size_per_learner must stay"),

@@ -30,7 +30,14 @@ class LocalHandle:
 
 
 def config(**changes):
-    values = {"seed": 3, "in_evaluation": False, "temperature": 1.0, "max_tokens": 64, "reward_weights": {}}
+    values = {
+        "observation": "picture",
+        "seed": 3,
+        "in_evaluation": False,
+        "temperature": 1.0,
+        "max_tokens": 64,
+        "reward_weights": {},
+    }
     values |= {"env_step_timeout_s": 10.0, "env_reset_timeout_s": 10.0, "generation_timeout_s": 10.0}
     return SimpleNamespace(**{**values, "policy_mapping_fn": policy_for, **changes})
 
@@ -56,6 +63,14 @@ def test_all_branches_start_in_one_state_and_share_one_picture(game):
     prompts = [branch.get_observations(0) for branch in episode.agent_episodes.values()]
     assert len(prompts) == 3 and all(prompt is prompts[0] for prompt in prompts)
     assert len(set(engine.seeds)) == 3
+
+
+@pytest.mark.parametrize(("observation", "num_pictures"), [("text", 0), ("oracle", 1)])
+def test_prompts_show_what_the_config_says(game, observation, num_pictures):
+    episode, _, _ = play(solver(game), timeouts={"observation": observation})
+    prompt = next(iter(episode.agent_episodes.values())).get_observations(0)
+    assert len(prompt.images) == num_pictures
+    assert prompt.messages[-1].text.endswith(game.describe(prompt.state))
 
 
 def test_rewards_add_up(game):

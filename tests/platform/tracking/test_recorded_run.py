@@ -119,16 +119,14 @@ def rollout_metrics(writer: Demonstrator) -> dict[str, float]:
     import asyncio
     from types import SimpleNamespace
 
-    from vlmgym.grpo.config import policy_for
+    from vlmgym.grpo.config import GRPOConfig
     from vlmgym.grpo.env_thread import EnvThread
     from vlmgym.grpo.group import GroupPlayer
     from vlmgym_envs.rllib import GameGroupEnv
 
     engine = make_engine("scripted", writer=writer)
     handle = SimpleNamespace(generate=SimpleNamespace(remote=engine.generate))
-    timeouts = dict.fromkeys(("env_step_timeout_s", "env_reset_timeout_s", "generation_timeout_s"), 60.0)
-    sampling = {"temperature": 1.0, "max_tokens": 64, "reward_weights": {}}
-    config = SimpleNamespace(**timeouts, **sampling, seed=0, in_evaluation=False, policy_mapping_fn=policy_for)
+    config = GRPOConfig().debugging(seed=0)
     env = GameGroupEnv({"game": "shisen_sho", "level": "tiny", "group_size": 2})
     players = [GroupPlayer(config, EnvThread(env), handle, group, True, lambda *_: None) for group in range(2)]
     stats = [group_stats(asyncio.run(player.play())) for player in players]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -127,6 +127,23 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """What a response has grown by while it is written.
+
+    index: of the prompt in its call. text: may be empty; all texts of a prompt make the completion's. num_tokens: that
+    were added. num_prompt_tokens: read before the first. weights_version: of all tokens of the response. completion:
+    comes with the last delta of a prompt.
+    """
+
+    index: int
+    text: str
+    num_tokens: int
+    num_prompt_tokens: int
+    weights_version: int
+    completion: Completion | None
+
+
+@dataclass(frozen=True, slots=True)
 class OfferedWeights:
     """Weights that a trainer sends by a transport of its own, GPU to GPU, while an engine loads them.
 
@@ -211,6 +228,25 @@ class TrainableEngine(Engine, Protocol):
     def close(self) -> None:
         """Ends what the engine started; requests under way fail. More than once does no harm."""
         ...
+
+
+@runtime_checkable
+class StreamingEngine(TrainableEngine, Protocol):
+    """An engine that tells responses while it writes them; what serving needs."""
+
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """The tokens of `generate`, as they come, those of several prompts interleaved. Closing it ends the responses.
+
+        A delta never holds a part of a character. What was told cannot be taken back, so there is no stream where
+        requests start again with new weights.
+
+        Raises: as `generate`; ValueError where `in_flight` is "redo".
+        """
+        ...
+
+
+class PromptTooLongError(ValueError):
+    """A prompt that leaves no room for its response, whatever may be cut."""
 
 
 def missing_extra(type: str) -> str | None:

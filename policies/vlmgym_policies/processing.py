@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,14 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from vlmgym_policies.engine import Message, Prompt
+from vlmgym_policies.engine import Message, Prompt, PromptTooLongError
 
 MEDIA_TOKENS = ("image", "video", "audio", "vision_start", "vision_end")
 VIDEO_CONFIG = "video_preprocessor_config.json"
 _CACHED_PROMPTS = 1024
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class SpelledResponse(NamedTuple):
@@ -66,7 +69,9 @@ class VLMProcessor:
         self.eos_token_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else (eos,)
         pad = self.tokenizer.pad_token_id
         self.pad_token_id: int = pad if pad is not None else self.eos_token_ids[0]
-        self.image_token_id: int = _media_ids(self._config)["image"]
+        media = _media_ids(self._config)
+        self.image_token_id: int = media["image"]
+        self._unreadable = [media[kind] for kind in ("video", "audio") if kind in media]
         self._encode_messages = lru_cache(_CACHED_PROMPTS)(self._expand_and_encode)
         self._token_ids = lru_cache(_CACHED_PROMPTS)(self._tokenize)
         self._chat = lru_cache(_CACHED_PROMPTS)(self._apply_chat_template)
@@ -93,17 +98,18 @@ class VLMProcessor:
         """
         return self._encode_messages(prompt.messages)
 
-    def fit(self, prompt: Prompt, max_tokens: int) -> FittedPrompt:
+    def fit(self, prompt: Prompt, max_tokens: int, *, cut_turns: bool = True) -> FittedPrompt:
         """The prompt without as many of its first turns as do not fit into `max_tokens`; never cut inside a turn.
 
-        Errors: ValueError where the last turn alone does not fit.
+        Errors: PromptTooLongError where the last turn alone does not fit, or the whole where no turn may be cut.
         """
-        for num_cut in range(prompt.num_turns):
+        for num_cut in range(prompt.num_turns if cut_turns else 1):
             rest = prompt.without_first_turns(num_cut)
             token_ids = self.encode(rest)
             if len(token_ids) <= max_tokens:
                 return FittedPrompt(rest, token_ids, num_cut)
-        raise ValueError(f"a prompt must have at most {max_tokens} tokens, its last turn has {len(token_ids)}")
+        counted = "its last turn has" if cut_turns else "got"
+        raise PromptTooLongError(f"a prompt must have at most {max_tokens} tokens, {counted} {len(token_ids)}")
 
     @property
     def max_model_len(self) -> int:
@@ -119,9 +125,30 @@ class VLMProcessor:
 
     def decode(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
         """Response text, end and padding tokens left out."""
-        hidden = {*self.eos_token_ids, self.pad_token_id}
-        text: str = self.tokenizer.decode([int(i) for i in token_ids if int(i) not in hidden])
+        text: str = self.tokenizer.decode([int(i) for i in token_ids if int(i) not in self.silent_token_ids])
         return text
+
+    @cached_property
+    def silent_token_ids(self) -> frozenset[int]:
+        """Ids that are no part of a response's text: end and padding."""
+        return frozenset({*self.eos_token_ids, self.pad_token_id})
+
+    @cached_property
+    def byte_token_ids(self) -> frozenset[int]:
+        """Ids that stand for one byte, where the tokenizer spells in bytes what it has no piece for."""
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        return frozenset(token_id for token, token_id in vocabulary.items() if _BYTE.fullmatch(token))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that stand for how prompts are read and responses spelled: equal where models can take turns."""
+        parts = [
+            self.tokenizer.backend_tokenizer.to_str(),
+            str(self._processor.chat_template or self.tokenizer.chat_template),
+            self._processor.image_processor.to_json_string(),
+            f"{self.eos_token_ids} {self.banned_token_ids} {self.image_token_id}",
+        ]
+        return blake2b("\0".join(parts).encode(), digest_size=16).digest()
 
     def image_digest(self, image: bytes) -> bytes:
         """16 bytes that stand for the tensors a picture becomes here, and for how many tokens: equal where the same
@@ -165,7 +192,8 @@ class VLMProcessor:
 
     def _expand_and_encode(self, messages: tuple[Message, ...]) -> NDArray[np.int32]:
         text = self._chat(tuple((m.role, m.text, len(m.images)) for m in messages))
-        if images := [image for message in messages for image in message.images]:
+        images = [image for message in messages for image in message.images]
+        if images or self._processor.image_token in text:
             pieces = text.split(self._processor.image_token)
             if len(pieces) != len(images) + 1:
                 raise ValueError(
@@ -173,7 +201,10 @@ class VLMProcessor:
                 )
             placeholders = [self._placeholders(image) for image in images]
             text = "".join(part for pair in zip(pieces, [*placeholders, ""], strict=True) for part in pair)
-        return self._token_ids(text)
+        token_ids = self._token_ids(text)
+        if np.isin(token_ids, self._unreadable).any():
+            raise ValueError("a prompt must hold no placeholder of a video or a sound")
+        return token_ids
 
     def _placeholders(self, image: bytes) -> str:
         """The image tokens of one picture; how many depends on its size alone."""
@@ -212,7 +243,7 @@ def load_vlm(path: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with quiet_transformers():
             model, report = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model {path!r} cannot be loaded: {_first_line(error)}") from error
     if report["missing_keys"]:
         raise ValueError(f"model {path!r} lacks weights, first {sorted(report['missing_keys'])[0]}")

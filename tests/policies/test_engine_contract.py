@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from vlmgym_policies.baselines import Demonstrator
-from vlmgym_policies.engine import NoWeightsError, Sampling, TrainableEngine, make_engine
+from vlmgym_policies.engine import (
+    Message,
+    NoWeightsError,
+    Prompt,
+    PromptTooLongError,
+    Sampling,
+    StreamingEngine,
+    make_engine,
+)
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 from vlmgym_policies.prompting import make_prompt
 
@@ -70,7 +78,7 @@ def generate(engine, prompts, *, max_tokens=12, **sampling):
 
 
 def test_is_an_engine(build):
-    assert isinstance(build(), TrainableEngine)
+    assert isinstance(build(), StreamingEngine)
 
 
 def test_one_completion_per_prompt_in_order(build, prompts, make_model):
@@ -248,6 +256,87 @@ def test_no_completion_mixes_weights(build, prompts, make_model, in_flight):
     for index, completion in seen:
         of_its_weights = expected[completion.weights_version % 2][index]
         np.testing.assert_array_equal(completion.token_ids, of_its_weights.token_ids)
+
+
+async def read_stream(engine, prompts, sampling):
+    return [delta async for delta in engine.stream(prompts, sampling)]
+
+
+def test_a_stream_tells_what_generate_answers(build, prompts):
+    """Texts and tokens add up to the completions; each of these comes with the last delta of its prompt."""
+    engine, sampling = build(), Sampling(max_tokens=24, seed=5)
+
+    async def run():
+        return await engine.generate(prompts, sampling), await read_stream(engine, prompts, sampling)
+
+    completions, deltas = asyncio.run(run())
+    for index, completion in enumerate(completions):
+        own = [delta for delta in deltas if delta.index == index]
+        assert len(own) > 1 and [delta.completion for delta in own[:-1]] == [None] * (len(own) - 1)
+        streamed = own[-1].completion
+        np.testing.assert_array_equal(streamed.token_ids, completion.token_ids)
+        np.testing.assert_allclose(streamed.logprobs, completion.logprobs, atol=1e-4)
+        assert (streamed.text, streamed.finish_reason) == (completion.text, completion.finish_reason)
+        assert "".join(delta.text for delta in own) == completion.text
+        assert sum(delta.num_tokens for delta in own) == len(completion.token_ids)
+        assert {delta.weights_version for delta in own} == {completion.weights_version}
+
+
+@models
+def test_a_stream_that_is_closed_ends_its_responses(build, prompts):
+    async def run():
+        engine = build()
+        stream = engine.stream(prompts, Sampling(temperature=0, max_tokens=3000))
+        first = await anext(stream)
+        await stream.aclose()
+        await asyncio.wait_for(engine.pause(), 60)  # which waits for all that runs
+        await engine.resume()
+        return first
+
+    assert asyncio.run(run()).completion is None
+
+
+@models
+def test_a_stream_that_has_begun_keeps_its_weights(build, prompts, make_model):
+    other = load_vlm(str(make_model(1)), torch.float32).state_dict()
+    sampling = Sampling(temperature=0, max_tokens=64)
+
+    async def run():
+        engine = build()
+        (before,) = await engine.generate(prompts[:1], sampling)
+        stream = engine.stream(prompts[:1], sampling)
+        deltas = [await anext(stream)]
+        load = asyncio.ensure_future(engine.load_weights(other, 1))
+        deltas += [delta async for delta in stream]
+        await load
+        return before, deltas, await read_stream(engine, prompts[:1], sampling)
+
+    before, caught, after = asyncio.run(run())
+    assert {delta.weights_version for delta in caught} == {0} and {delta.weights_version for delta in after} == {1}
+    np.testing.assert_array_equal(caught[-1].completion.token_ids, before.token_ids)
+    assert not np.array_equal(after[-1].completion.token_ids, before.token_ids)
+
+
+@models
+def test_responses_that_may_start_again_are_not_streamed(build, prompts):
+    with pytest.raises(ValueError, match="in_flight must be finish"):
+        build(in_flight="redo").stream(prompts, Sampling())
+
+
+@models
+def test_a_prompt_that_is_too_long_loses_turns_or_is_refused(build, prompts):
+    (short,), number = prompts[0].messages, 12
+    chat = Prompt((Message("user", "x " * 200), Message("assistant", "y"), short))
+    (full,) = generate(build(), [prompts[0]], max_tokens=number)
+    length = len(full.prompt_token_ids) + number
+    (cut,) = generate(build(max_model_len=length), [chat], max_tokens=number)
+    assert cut.num_cut_turns == 1
+    engine = build(max_model_len=length, cut_turns=False)
+    assert len(generate(engine, [prompts[0]], max_tokens=number)) == 1
+    with pytest.raises(PromptTooLongError, match=f"at most {length - number} tokens, got "):
+        generate(engine, [chat], max_tokens=number)
+    with pytest.raises(PromptTooLongError):
+        asyncio.run(read_stream(engine, [chat], Sampling(max_tokens=number)))
 
 
 def test_unknown_type_is_refused():

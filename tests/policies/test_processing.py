@@ -88,3 +88,9 @@ def test_turns_begin_with_the_user():
     assert prompt.without_first_turns(0) == prompt and prompt.num_turns == 2
     with pytest.raises(ValueError, match=re.escape("num must be in 0..1, got 2")):
         prompt.without_first_turns(2)
+
+
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>"])
+def test_placeholders_without_their_medium_are_refused(make_model, token):
+    with pytest.raises(ValueError, match="placeholder"):
+        VLMProcessor(str(make_model(0))).encode(Prompt((Message("user", f"What is {token}?"),)))

@@ -41,8 +41,10 @@ def collapse(token_ids: NDArray[np.int32], image_token_id: int, num_images: int)
     return [int(token) for token in collapsed]
 
 
-def sampling_params(sampling: Sampling, index: int, processor: VLMProcessor) -> Any:
+def sampling_params(sampling: Sampling, index: int, processor: VLMProcessor, *, in_parts: bool = False) -> Any:
     """vLLM's parameters for prompt `index` of a call; its draws depend on (sampling.seed, index) alone.
+
+    in_parts: tokens are told as they come, not together at the end.
 
     Errors: ValueError for a temperature that vLLM would not sample at.
     """
@@ -62,7 +64,7 @@ def sampling_params(sampling: Sampling, index: int, processor: VLMProcessor) -> 
         ignore_eos=True,  # the processor's end tokens decide, as in the other engines
         stop_token_ids=list(processor.eos_token_ids),
         detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA if in_parts else RequestOutputKind.FINAL_ONLY,
     )
 
 

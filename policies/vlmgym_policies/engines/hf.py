@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -14,6 +14,7 @@ import torch
 
 from vlmgym_policies.engine import (
     Completion,
+    Delta,
     GenerationError,
     InFlight,
     NoWeightsError,
@@ -25,17 +26,19 @@ from vlmgym_policies.engines._hf_admission import Admission
 from vlmgym_policies.engines._hf_call import Call, Request
 from vlmgym_policies.engines._hf_decoder import Decoder, Row
 from vlmgym_policies.engines._hf_weights import Weights
+from vlmgym_policies.engines._stream import News, Watch, deltas
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 
 
 class HFEngine:
-    """Generates with a model of this process; a `TrainableEngine`.
+    """Generates with a model of this process; a `StreamingEngine`.
 
     path: model directory or hub name. max_batch_size: rows that are decoded together. batch_wait_s: an idle engine
     begins when no request has come for so long, or a batch is full; later ones join what runs, some at a time, where
     the architecture lets them. max_model_len: tokens of prompt and response together, by default the model's own bound;
-    a prompt loses first turns to leave room for `Sampling.max_tokens`. wait_for_weights: serve nothing until the first
-    `load_weights` (so that a restarted engine never answers with old weights).
+    a prompt loses first turns to leave room for `Sampling.max_tokens`, or is refused without `cut_turns`.
+    wait_for_weights: serve nothing until the first `load_weights` (so that a restarted engine never answers with old
+    weights).
 
     One thread decodes; nothing else touches the model. So calls may come from any event loop.
     """
@@ -49,6 +52,7 @@ class HFEngine:
         max_batch_size: int = 256,
         batch_wait_s: float = 0.02,
         max_model_len: int | None = None,
+        cut_turns: bool = True,
         in_flight: InFlight = "finish",
         wait_for_weights: bool = False,
     ) -> None:
@@ -63,6 +67,7 @@ class HFEngine:
         self._max_batch_size = max_batch_size
         self._batch_wait_s = batch_wait_s
         self._max_model_len = self._processor.max_model_len if max_model_len is None else max_model_len
+        self._cuts_turns = cut_turns
         self._restarts_rows = in_flight == "redo"
         self._thread = ThreadPoolExecutor(1, "hf-engine")
         self._admission = Admission()
@@ -75,7 +80,15 @@ class HFEngine:
         self._is_decoding = self._is_paused = self._is_closed = False
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        call = Call(len(prompts))
+        return await self._generate(prompts, sampling, None)
+
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        if self._restarts_rows:
+            raise ValueError("in_flight must be finish for responses that are streamed, got 'redo'")
+        return deltas(lambda watch: self._generate(prompts, sampling, watch), self._processor, len(prompts))
+
+    async def _generate(self, prompts: Sequence[Prompt], sampling: Sampling, watch: Watch | None) -> list[Completion]:
+        call = Call(len(prompts), watch)
         with self._lock:
             if self._is_closed:
                 raise GenerationError("the engine is closed")
@@ -196,7 +209,8 @@ class HFEngine:
 
     def _row(self, request: Request) -> Row:
         """Errors: ValueError where the prompt does not fit; anything where a picture of it cannot be read."""
-        fitted = self._processor.fit(request.prompt, self._max_model_len - request.sampling.max_tokens)
+        room = self._max_model_len - request.sampling.max_tokens
+        fitted = self._processor.fit(request.prompt, room, cut_turns=self._cuts_turns)
         for image in fitted.prompt.images:
             self._processor.image_digest(image)  # reads all of it
         return Row(fitted, request.sampling, request.sampling.uniforms(request.index))
@@ -209,19 +223,26 @@ class HFEngine:
         for row in ended:
             if request := self._running.pop(row, None):
                 request.call.complete(request.index, self._completion(row))
+        for row, request in self._running.items():
+            if request.call.watch is not None:
+                num_read = len(row.fitted.token_ids)
+                request.call.watch(News(request.index, row.token_ids[-1:], num_read, self._served_version()))
 
     def _completion(self, row: Row) -> Completion:
-        assert self._version is not None, "a row ran without weights"
         return Completion(
             text=self._processor.decode(row.token_ids),
             prompt_token_ids=row.fitted.token_ids,
             token_ids=np.array(row.token_ids, dtype=np.int32),
             logprobs=np.array(row.logprobs, dtype=np.float32),
             finish_reason="stop" if row.token_ids[-1] in self._processor.eos_token_ids else "length",
-            weights_version=self._version,
+            weights_version=self._served_version(),
             image_digests=tuple(self._processor.image_digest(image) for image in row.fitted.prompt.images),
             num_cut_turns=row.fitted.num_cut_turns,
         )
+
+    def _served_version(self) -> int:
+        assert self._version is not None, "a row ran without weights"
+        return self._version
 
     def _load(self, weights: Mapping[str, torch.Tensor] | str, version: int, num_sleeps: int) -> None:
         """Runs when no row does: decoding ends while a load waits for it. Ends the first `num_sleeps` sleeps only."""

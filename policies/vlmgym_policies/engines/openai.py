@@ -93,7 +93,7 @@ class OpenAIEngine:
             )
 
     async def _complete(self, prompt: Prompt, sampling: Sampling, index: int) -> Completion:
-        messages = [_message(message) for message in prompt.messages]
+        messages = [chat_message(message) for message in prompt.messages]
         async with self._places:
             try:
                 reply = await self._ask(messages, sampling, index)
@@ -132,7 +132,7 @@ class OpenAIEngine:
                 self._refused |= refused
 
 
-def _message(message: Message) -> dict[str, Any]:
+def chat_message(message: Message) -> dict[str, Any]:
     """A chat message as the service reads it; its pictures stand before its text."""
     pictures = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(image).decode()}"}}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmgym_policies.engine import Completion, FinishReason, NoWeightsError, Prompt, Sampling
+from vlmgym_policies.engine import Completion, Delta, FinishReason, NoWeightsError, Prompt, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,15 @@ class ScriptedEngine:
             raise NoWeightsError
         await self._open.wait()
         return [self._complete(prompt, sampling, index) for index, prompt in enumerate(prompts)]
+
+    async def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """Word by word, one response after the other; all its tokens count with the last word."""
+        for index, completion in enumerate(await self.generate(prompts, sampling)):
+            *words, last = re.findall(r"\S+\s*|^\s+", completion.text) or [""]
+            num_read, version = len(completion.prompt_token_ids), completion.weights_version
+            for word in words:
+                yield Delta(index, word, 0, num_read, version, None)
+            yield Delta(index, last, len(completion.token_ids), num_read, version, completion)
 
     async def load_weights(self, weights: Mapping[str, torch.Tensor] | str, version: int) -> None:
         self._version = version

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from vlmgym_policies.engine import (
     Completion,
+    Delta,
     GenerationError,
     InFlight,
     OfferedWeights,
@@ -20,6 +21,7 @@ from vlmgym_policies.engine import (
     Sampling,
     missing_extra,
 )
+from vlmgym_policies.engines._stream import News, Watch, deltas
 from vlmgym_policies.engines._vllm_names import WeightNames
 from vlmgym_policies.engines._vllm_process import VLLMProcess
 from vlmgym_policies.engines._vllm_request import sampling_params, unused_media, vllm_prompt
@@ -32,15 +34,16 @@ _FINISH_REASONS = ("stop", "length")
 
 
 class VLLMEngine:
-    """Generates with vLLM; a `TrainableEngine`.
+    """Generates with vLLM; a `StreamingEngine`.
 
     path: model directory or hub name. max_batch_size: sequences that are decoded together. tensor_parallel: workers
     that share the model. max_model_len: tokens of prompt and response together, by default the model's own bound; a
-    prompt loses first turns to leave room for `Sampling.max_tokens`. block_size: tokens per block of the KV cache, by
-    default vLLM's choice. gpu_memory_utilization: share of each GPU for weights and cache. wait_for_weights: serve
-    nothing until the first `load_weights`. transport: how weights get into the workers. "shared_memory" takes tensors
-    or a directory; "nccl" and "ipc" take what a trainer offers (`_vllm_sender`). can_sleep: whether `sleep` may give
-    memory of a GPU back, for which vLLM has to allocate it in another way.
+    prompt loses first turns to leave room for `Sampling.max_tokens`, or is refused without `cut_turns`. block_size:
+    tokens per block of the KV cache, by default vLLM's choice. gpu_memory_utilization: share of each GPU for weights
+    and cache. wait_for_weights: serve nothing until the first `load_weights`. transport: how weights get into the
+    workers. "shared_memory" takes tensors or a directory; "nccl" and "ipc" take what a trainer offers
+    (`_vllm_sender`). can_sleep: whether `sleep` may give memory of a GPU back, for which vLLM has to allocate it in
+    another way.
 
     vLLM lives in processes of its own and in an event loop of its own, so that calls may come from any loop; `close`
     ends both. It spawns: a script that builds this engine guards its start with `if __name__ == "__main__"`.
@@ -56,6 +59,7 @@ class VLLMEngine:
         max_batch_size: int = 256,
         tensor_parallel: int = 1,
         max_model_len: int | None = None,
+        cut_turns: bool = True,
         block_size: int | None = None,
         gpu_memory_utilization: float = 0.9,
         in_flight: InFlight = "finish",
@@ -72,6 +76,8 @@ class VLLMEngine:
         self._processor = VLMProcessor(path)
         self._request_ids = itertools.count()
         self._can_sleep = can_sleep
+        self._cuts_turns = cut_turns
+        self._restarts_requests = in_flight == "redo"
         arguments = {
             "model": path,
             "dtype": dtype,
@@ -102,7 +108,16 @@ class VLLMEngine:
         )
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        return await self._process.run(self._generate(prompts, sampling))
+        return await self._process.run(self._generate(prompts, sampling, None))
+
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        if self._restarts_requests:
+            raise ValueError("in_flight must be finish for responses that are streamed, got 'redo'")
+
+        async def answer(watch: Watch) -> list[Completion]:
+            return await self._process.run(self._generate(prompts, sampling, watch))
+
+        return deltas(answer, self._processor, len(prompts))
 
     async def load_weights(self, weights: Mapping[str, torch.Tensor] | str | OfferedWeights, version: int) -> None:
         """As `TrainableEngine.load_weights`; goes on to its end though its caller is cancelled."""
@@ -130,8 +145,10 @@ class VLLMEngine:
         """Ends vLLM's processes; requests under way fail. More than once does no harm."""
         self._end()
 
-    async def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        requests = [asyncio.ensure_future(self._serve(prompt, sampling, index)) for index, prompt in enumerate(prompts)]
+    async def _generate(self, prompts: Sequence[Prompt], sampling: Sampling, watch: Watch | None) -> list[Completion]:
+        requests = [
+            asyncio.ensure_future(self._serve(prompt, sampling, index, watch)) for index, prompt in enumerate(prompts)
+        ]
         try:
             return list(await asyncio.gather(*requests))
         finally:
@@ -139,34 +156,44 @@ class VLLMEngine:
                 request.cancel()
             await asyncio.gather(*requests, return_exceptions=True)
 
-    async def _serve(self, prompt: Prompt, sampling: Sampling, index: int) -> Completion:
-        fitted = self._processor.fit(prompt, self._max_model_len - sampling.max_tokens)
-        return await self._weights.serve(lambda version: self._complete(fitted, sampling, index, version))
+    async def _serve(self, prompt: Prompt, sampling: Sampling, index: int, watch: Watch | None) -> Completion:
+        fitted = self._processor.fit(prompt, self._max_model_len - sampling.max_tokens, cut_turns=self._cuts_turns)
+        return await self._weights.serve(lambda version: self._complete(fitted, sampling, index, version, watch))
 
-    async def _complete(self, fitted: FittedPrompt, sampling: Sampling, index: int, version: int) -> Completion:
+    async def _complete(
+        self, fitted: FittedPrompt, sampling: Sampling, index: int, version: int, watch: Watch | None
+    ) -> Completion:
         request = vllm_prompt(fitted.prompt, fitted.token_ids, self._processor.image_token_id)
-        params = sampling_params(sampling, index, self._processor)
-        stream = self._llm.generate(request, params, request_id=str(next(self._request_ids)))
-        *_, output = [output async for output in stream]
-        if output.outputs[0].finish_reason not in _FINISH_REASONS:
-            raise GenerationError(f"vLLM gave a prompt up: {output.outputs[0].finish_reason}")
+        params = sampling_params(sampling, index, self._processor, in_parts=watch is not None)
+        outputs = []
+        async for output in self._llm.generate(request, params, request_id=str(next(self._request_ids))):
+            outputs.append(output.outputs[0])
+            if watch is not None and not output.finished:
+                watch(News(index, list(output.outputs[0].token_ids), len(fitted.token_ids), version))
+        if outputs[-1].finish_reason not in _FINISH_REASONS:
+            raise GenerationError(f"vLLM gave a prompt up: {outputs[-1].finish_reason}")
         if not np.array_equal(output.prompt_token_ids, fitted.token_ids):
             raise ValueError(
                 f"vLLM made {len(output.prompt_token_ids)} ids of a prompt that has {len(fitted.token_ids)}: "
                 "it reads pictures or placeholders of this model in another way"
             )
-        return _completion(self._processor, fitted, output.outputs[0], version)
+        completion = _completion(self._processor, fitted, outputs, version)
+        if watch is not None:
+            watch(News(index, list(outputs[-1].token_ids), len(fitted.token_ids), version, completion))
+        return completion
 
 
-def _completion(processor: VLMProcessor, fitted: FittedPrompt, output: Any, version: int) -> Completion:
-    token_ids = np.array(output.token_ids, dtype=np.int32)
-    logprobs = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
+def _completion(processor: VLMProcessor, fitted: FittedPrompt, outputs: Sequence[Any], version: int) -> Completion:
+    """outputs: parts of one response, in order."""
+    token_ids = np.array([token for output in outputs for token in output.token_ids], dtype=np.int32)
+    steps = [step for output in outputs for step in output.logprobs or ()]
+    logprobs = [step[token].logprob for step, token in zip(steps, token_ids.tolist(), strict=True)]
     return Completion(
         text=processor.decode(token_ids),
         prompt_token_ids=fitted.token_ids,
         token_ids=token_ids,
         logprobs=np.array(logprobs, dtype=np.float32),
-        finish_reason=output.finish_reason,
+        finish_reason=outputs[-1].finish_reason,
         weights_version=version,
         image_digests=tuple(processor.image_digest(image) for image in fitted.prompt.images),
         num_cut_turns=fitted.num_cut_turns,

@@ -16,6 +16,7 @@ from vlmgym.commands.docs import docs
 from vlmgym.commands.evaluate import evaluate
 from vlmgym.commands.levels import levels
 from vlmgym.commands.play import play
+from vlmgym.commands.serve import serve
 from vlmgym.commands.train import train
 from vlmgym.errors import BadInput
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(serve)
 app.command()(compare)
 app.command()(levels)
 app.command()(play)

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from vlmgym import model_dirs
 from vlmgym.errors import BadInput
 from vlmgym.evals.log import Policy
 from vlmgym_envs.core import Game
@@ -23,7 +24,6 @@ from vlmgym_policies.engine import Engine, make_engine
 OTHER_FORMS = ("a model, checkpoint or run directory", "openai:MODEL@URL", "module:function")
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@]+|.+(?=@https?://))(?:@(?P<url>https?://\S+))?")
 _FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
-_WEIGHTS = (".safetensors", ".bin", ".json", ".jinja")
 
 
 def find_policy(spec: str, game: Game[Any, Any, Any]) -> Policy:
@@ -95,14 +95,7 @@ def load_function(spec: str) -> Callable[..., Any]:
 
 def trained_max_tokens(policy: Policy) -> int | None:
     """The response bound of the job that trained a model; None for a model that lies in no run directory."""
-    from vlmgym.run_dir import JOB_FILE
-    from vlmgym.yaml12 import parse_yaml
-
-    for folder in Path(policy.name).absolute().parents:
-        if policy.kind == "model" and (folder / "checkpoints").is_dir() and (folder / JOB_FILE).is_file():
-            job = parse_yaml((folder / JOB_FILE).read_text(encoding="utf-8"))
-            return int(job["sampling"]["max_tokens"])
-    return None
+    return model_dirs.trained_max_tokens(Path(policy.name)) if policy.kind == "model" else None
 
 
 def _engine(
@@ -128,32 +121,16 @@ def _endpoint(spec: str) -> Policy:
 
 
 def _model(spec: str) -> Policy:
-    """A model directory; the one inside a checkpoint; or that of the last checkpoint of a run."""
-    path = _model_dir(Path(spec))
-    files = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
-    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    try:
+        path = model_dirs.find_model_dir(Path(spec))
+    except ValueError as error:
+        raise BadInput(f"policy {error}") from error
     import torch
 
     on_gpu = torch.cuda.is_available()
     engine = {"device": "cuda" if on_gpu else "cpu", "dtype": "bfloat16" if on_gpu else "float32"}
-    return Policy(
-        spec=spec, kind="model", name=str(path), fingerprint=_fingerprint(repr(stamps).encode()), engine=engine
-    )
-
-
-def _model_dir(path: Path) -> Path:
-    if (path / "config.json").is_file():
-        return path
-    from vlmgym.checkpoints import Checkpoints, hugging_face_dir
-    from vlmgym.curves import COLD_START, GRPO
-
-    if hugging_face_dir(path).is_dir():
-        return hugging_face_dir(path)
-    checkpoints = Checkpoints(path, [COLD_START, GRPO])
-    latest = checkpoints.latest()
-    if latest is None:
-        raise BadInput(f"policy {str(path)!r} holds no model (config.json), no checkpoint and no run with a checkpoint")
-    return hugging_face_dir(checkpoints.path(latest))
+    fingerprint = model_dirs.model_fingerprint(path)
+    return Policy(spec=spec, kind="model", name=str(path), fingerprint=fingerprint, engine=engine)
 
 
 def _fingerprint(content: bytes) -> str:

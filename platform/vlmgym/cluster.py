@@ -6,13 +6,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import vlmgym
 from vlmgym.job import Job, JobError
 from vlmgym.planning import Bundle, placement
+from vlmgym.settings import EnvRunnerSettings
 from vlmgym_envs.names import unknown_name
 
 SOURCE_ROOTS = ("platform", "envs", "policies")
@@ -20,10 +22,11 @@ LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 
 class NodeResources(NamedTuple):
-    """What one machine has."""
+    """What one machine has. custom: resources that it was given by name."""
 
     cpus: float
     gpus: float
+    custom: Mapping[str, float] = MappingProxyType({})
 
 
 class Resources(NamedTuple):
@@ -122,7 +125,9 @@ def check_resources(job: Job, resources: Resources) -> None:
             parts = ", ".join(f"{bundle.count_key} {need:g}" for bundle, need in needs.items())
             total = f"{sum(needs.values()):g}"
             raise JobError(f"this job needs {total} {unit} ({parts}), this cluster has {available:g}")
-    _check_nodes(bundles, resources.nodes or [NodeResources(resources.cpus, resources.gpus)])
+    nodes = resources.nodes or [NodeResources(resources.cpus, resources.gpus)]
+    _check_nodes(bundles, nodes)
+    _check_runner_nodes(job.env_runners, nodes)
     if job.grpo.groups < job.learners.count:
         raise JobError(f"grpo.groups must be at least learners.count = {job.learners.count}, got {job.grpo.groups}")
 
@@ -143,19 +148,44 @@ def _check_nodes(bundles: Sequence[Bundle], nodes: Sequence[NodeResources]) -> N
         free[tightest] = NodeResources(free[tightest].cpus - actor.cpus, free[tightest].gpus - actor.gpus)
 
 
+def _check_runner_nodes(runners: EnvRunnerSettings, nodes: Sequence[NodeResources]) -> None:
+    """Errors: JobError where nodes with what a runner asks for by name are too few for all runners."""
+    room = 0
+    for node in nodes:
+        shares = [int(node.custom.get(name, 0.0) / amount) for name, amount in runners.resources.items()]
+        room += min([*shares, runners.max_per_node or runners.count])
+    if room < runners.count:
+        asked = [f"{amount:g} {name}" for name, amount in runners.resources.items()]
+        bound = [f"at most {runners.max_per_node} per node"] if runners.max_per_node else []
+        raise JobError(
+            f"env_runners.count must be at most {room} on these {len(nodes)} nodes "
+            f"({', '.join([*asked, *bound])}), got {runners.count}"
+        )
+
+
 def worker_runtime_env() -> dict[str, Any]:
     """What Ray workers need to import the code that runs here: the source roots of a checkout, else nothing.
 
     In a working directory that Ray unpacked, workers stand in their own copy, so the roots are relative.
     """
-    root = Path(vlmgym.__file__).resolve().parents[2]
+    root = checkout_root()
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
-    if not all((root / name).is_dir() for name in SOURCE_ROOTS) or "PYTHONPATH" in submitted.get("env_vars", {}):
+    if root is None or "PYTHONPATH" in submitted.get("env_vars", {}):
         return {}
-    unpacked = any(re.match(r"_ray_pkg_", part) for part in root.parts)
-    roots = [name if unpacked else str(root / name) for name in SOURCE_ROOTS]
+    roots = [name if is_unpacked(root) else str(root / name) for name in SOURCE_ROOTS]
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in SOURCE_ROOTS]
     return {"env_vars": {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*roots, *others]))}}
+
+
+def checkout_root() -> Path | None:
+    """The folder that the source roots of the running code lie in; None for an installed package."""
+    root = Path(vlmgym.__file__).resolve().parents[2]
+    return root if all((root / name).is_dir() for name in SOURCE_ROOTS) else None
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether Ray unpacked it from a working directory that was uploaded; Ray deletes it some time after the job."""
+    return any(re.match(r"_ray_pkg_", part) for part in folder.parts)
 
 
 def _start_local(num_cpus: int) -> None:
@@ -188,5 +218,11 @@ def _cluster_resources() -> Resources:
     return Resources(
         total.get("CPU", 0.0),
         total.get("GPU", 0.0),
-        tuple(NodeResources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes),
+        tuple(NodeResources(node.get("CPU", 0.0), node.get("GPU", 0.0), _custom(node)) for node in nodes),
     )
+
+
+def _custom(node: Mapping[str, float]) -> dict[str, float]:
+    """Without what Ray itself counts: CPU, memory, node:IP, accelerator_type:X and the like."""
+    own = ("CPU", "GPU", "memory", "object_store_memory")
+    return {name: amount for name, amount in node.items() if name not in own and ":" not in name}

@@ -8,6 +8,7 @@ from typing import Any
 from vlmgym.cold_start import ColdStartConfig
 from vlmgym.grpo.config import GRPOConfig
 from vlmgym.job import Job, JobError
+from vlmgym.settings import EnvRunnerSettings
 
 MAX_UPDATES_PER_ITERATION = 20
 Schedule = list[tuple[int, float]]
@@ -51,6 +52,7 @@ def grpo_config(job: Job, model_path: str) -> GRPOConfig:
         num_env_runners=job.env_runners.count,
         num_envs_per_env_runner=job.env_runners.envs_per_runner,
         num_cpus_per_env_runner=job.env_runners.num_cpus,
+        custom_resources_per_env_runner=runner_resources(job.env_runners),
     )
     config.training(
         lr=warmup_schedule(settings.lr, settings.warmup_iterations, per_iteration),
@@ -65,6 +67,16 @@ def grpo_config(job: Job, model_path: str) -> GRPOConfig:
         micro_batch_tokens=job.learners.micro_batch_tokens,
     )
     return config
+
+
+def runner_resources(settings: EnvRunnerSettings) -> dict[str, float]:
+    """What a runner reserves besides CPUs. Every node has one of any resource with Ray's prefix, so shares of it bound
+    the runners per node; Serve bounds its replicas in the same way."""
+    from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # compiled
+
+    if settings.max_per_node is None:
+        return dict(settings.resources)
+    return {**settings.resources, f"{IMPLICIT_RESOURCE_PREFIX}vlmgym_env_runner": 1.0 / settings.max_per_node}
 
 
 def cold_start_config(job: Job, model_path: str) -> ColdStartConfig:

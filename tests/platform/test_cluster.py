@@ -104,6 +104,33 @@ def test_an_actor_needs_its_resources_on_one_node(
     assert refused in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("runners", "custom", "refused"),
+    [
+        ("count: 4, max_per_node: 2", [{}, {}], None),
+        ("count: 5, max_per_node: 2", [{}, {}], "at most 4 on these 2 nodes (at most 2 per node), got 5"),
+        ("count: 4, resources: {games: 0.5}", [{"games": 2.0}, {}], None),
+        ("count: 5, resources: {games: 0.5}", [{"games": 2.0}, {}], "at most 4 on these 2 nodes (0.5 games), got 5"),
+        (
+            "count: 2, resources: {games: 1}, max_per_node: 1",
+            [{"games": 2.0}, {}],
+            "at most 1 on these 2 nodes (1 games, at most 1 per node), got 2",
+        ),
+    ],
+)
+def test_runners_need_nodes_that_may_take_them(
+    write_job: WriteJob, runners: str, custom: list[dict[str, float]], refused: str | None
+) -> None:
+    nodes = tuple(NodeResources(8, 0, named) for named in custom)
+    job = load_job(write_job(f"env_runners: {{{runners}}}"))
+    if refused is None:
+        check_resources(job, Resources(16, 0, nodes))
+        return
+    with pytest.raises(JobError) as error:
+        check_resources(job, Resources(16, 0, nodes))
+    assert str(error.value) == f"env_runners.count must be {refused}"
+
+
 def test_every_learner_needs_a_group(write_job: WriteJob) -> None:
     job = load_job(write_job("learners: {count: 4}\ngrpo: {groups: 3}"))
     with pytest.raises(JobError, match=r"grpo\.groups must be at least learners\.count = 4, got 3"):
@@ -170,7 +197,7 @@ def test_a_local_cluster_has_bounded_memory_and_leaves_the_home_directory_alone(
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")] or [done.stderr]
     first, again, store_bytes, imported = json.loads(line.removeprefix("RESULT "))
-    assert first == again == [2.0, first[1], [[2.0, first[1]]]]
+    assert first == again == [2.0, first[1], [[2.0, first[1], {}]]]
     assert store_bytes == 512 * 2**20
     assert imported == str(ROOT / "envs/vlmgym_envs/__init__.py")
     assert not (tmp_path / ".ray").exists()

@@ -17,6 +17,7 @@ from vlmgym.commands.evaluate import evaluate
 from vlmgym.commands.levels import levels
 from vlmgym.commands.play import play
 from vlmgym.commands.serve import serve
+from vlmgym.commands.submit import PASS_ON, submit
 from vlmgym.commands.train import train
 from vlmgym.errors import BadInput
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(serve)
+app.command(context_settings=PASS_ON)(submit)
 app.command()(compare)
 app.command()(levels)
 app.command()(play)
@@ -41,11 +43,11 @@ app.command(hidden=True)(docs)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The command `vlmgym`; a job file alone means `train`."""
+    """The command `vlmgym`; a job file alone means the command that it is for."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if given[0].endswith((".yaml", ".yml")):
-        given.insert(0, "train")
     try:
+        if given[0].endswith((".yaml", ".yml")):
+            given.insert(0, command_for(given[0]))
         code = app(given, prog_name="vlmgym", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED_CODE
@@ -54,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BadInput as error:
         code = _refuse(str(error))
     sys.exit(code or 0)
+
+
+def command_for(job_file: str) -> str:
+    """`eval` for a job file that says what to evaluate, else `train`."""
+    from vlmgym.evals.eval_file import is_eval_file
+
+    return "eval" if is_eval_file(job_file) else "train"
 
 
 def _print_version(asked: bool) -> None:

@@ -11,6 +11,11 @@ from vlmgym.job import Job, JobError, load_job, save_job
 JOB_FILE = "job.yaml"
 
 
+def holds_run(job: Job) -> bool:
+    """Whether there is a run to resume."""
+    return (job.run_dir / JOB_FILE).is_file()
+
+
 def prepare_run_dir(job: Job, *, resume: bool) -> list[str]:
     """Makes the run directory with the resolved job in it; returns lines that say what was done to an earlier one.
 
@@ -20,7 +25,7 @@ def prepare_run_dir(job: Job, *, resume: bool) -> list[str]:
     run_dir = job.run_dir
     said: list[str] = []
     if resume:
-        if not (run_dir / JOB_FILE).is_file():
+        if not holds_run(job):
             raise JobError(f"nothing to resume: {run_dir} holds no run")
         before = load_job(run_dir / JOB_FILE).model_dump()
         said = [f"changed since the run started: {change}" for change in _changes(before, job.model_dump())]

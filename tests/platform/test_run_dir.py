@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from vlmgym.job import JobError, load_job
-from vlmgym.run_dir import prepare_run_dir
+from vlmgym.run_dir import holds_run, prepare_run_dir
 
 WriteJob = Callable[..., Path]
 
@@ -25,6 +25,13 @@ def test_earlier_runs_are_moved_aside_never_overwritten(write_job: WriteJob, tmp
     assert (tmp_path / "runs/demo.1/mark").read_text() == "first"
     assert (tmp_path / "runs/demo.2/mark").read_text() == "second"
     assert not (job.run_dir / "mark").exists()
+
+
+def test_there_is_something_to_resume_from_when_a_run_was_prepared(write_job: WriteJob) -> None:
+    job = load_job(write_job())
+    assert not holds_run(job)
+    prepare_run_dir(job, resume=False)
+    assert holds_run(job)
 
 
 def test_resuming_keeps_the_run_and_names_what_changed(write_job: WriteJob) -> None:

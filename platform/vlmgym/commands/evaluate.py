@@ -16,6 +16,32 @@ FAILED_RUNS_CODE = 1
 
 _MODELS = "Models, endpoints and functions"
 
+
+def _read_job_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Options that are not given have the values of the file."""
+    if path is not None:
+        from vlmgym.evals.eval_file import read_eval_file
+
+        names = {
+            option.lstrip("-").replace("-", "_"): parameter.name
+            for parameter in context.command.params
+            for option in parameter.opts
+            if option.startswith("--")
+        }
+        context.default_map = {names[option]: value for option, value in read_eval_file(path, names).items()}
+    return path
+
+
+JobFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="JOB.yaml",
+        help="A job file with these options, under `evaluate`.",
+        show_default=False,
+        is_eager=True,
+        callback=_read_job_file,
+    ),
+]
 Game = Annotated[str, typer.Option(help="The game, as shisen_sho.", show_default=False)]
 Policy = Annotated[
     str,
@@ -69,6 +95,7 @@ def evaluate(
     game: Game,
     policy: Policy,
     out: Out,
+    job_file: JobFile = None,
     level: Level = "paper",
     overrides: Overrides = None,
     protocol: Protocol = "paper",
@@ -89,7 +116,9 @@ def evaluate(
     from vlmgym.evals.log import Evaluation
     from vlmgym.evals.policies import find_policy, trained_max_tokens
     from vlmgym.evals.protocol import MAX_STEPS
+    from vlmgym.home import at_home
 
+    policy, out = _at_home(policy), Path(at_home(str(out)))
     knobs = dict(map(_knob, overrides or []))
     played = _make_game(game, level, knobs)
     found = find_policy(policy, played)
@@ -114,6 +143,13 @@ def evaluate(
         _plan(evaluation, conduct, out)
     else:
         _carry_out(evaluation, conduct, out)
+
+
+def _at_home(policy: str) -> str:
+    """A policy of another kind than a directory is left as it is."""
+    from vlmgym.home import at_home
+
+    return at_home(policy) if Path(at_home(policy)).is_dir() else policy
 
 
 def _make_game(game: str, level: str, knobs: dict[str, Any]) -> Any:

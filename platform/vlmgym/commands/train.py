@@ -18,6 +18,9 @@ def train(
         bool, typer.Option("--dry-run", help="Print the resolved job, its placement and memory; start nothing.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume_or_start: Annotated[
+        bool, typer.Option("--resume-or-start", help="The same, where there is a run: for jobs that are retried.")
+    ] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a knob, as grpo.lr=2e-6; repeatable.")
     ] = None,
@@ -26,7 +29,7 @@ def train(
     if dry_run:
         _plan(job_file, profile, overrides or [])
     else:
-        _train(job_file, profile, overrides or [], resume)
+        _train(job_file, profile, overrides or [], resume, resume_or_start)
 
 
 def _plan(job_file: Path, profile: str | None, overrides: Sequence[str]) -> None:
@@ -46,17 +49,20 @@ def _plan(job_file: Path, profile: str | None, overrides: Sequence[str]) -> None
     print_plan(Console(highlight=False), job)
 
 
-def _train(job_file: Path, profile: str | None, overrides: Sequence[str], resume: bool) -> None:
+def _train(job_file: Path, profile: str | None, overrides: Sequence[str], resume: bool, or_start: bool) -> None:
     from vlmgym.cluster import check_resources, choose_profile, join_cluster, local_resources, start_ray
+    from vlmgym.home import at_home
     from vlmgym.job import JobFile
     from vlmgym.model_source import check_model_exists
-    from vlmgym.run_dir import prepare_run_dir
+    from vlmgym.run_dir import holds_run, prepare_run_dir
     from vlmgym.stages import check_stages
 
     file = JobFile.read(job_file)
     resources = join_cluster() or local_resources()
     chosen, reason = choose_profile(file.profiles, resources, profile)
     job = file.resolve(chosen, overrides)
+    job = job.model_copy(update={"output_dir": at_home(job.output_dir)})
+    resume = resume or (or_start and holds_run(job))
     check_resources(job, resources)
     check_model_exists(job.model)
     check_stages(job)

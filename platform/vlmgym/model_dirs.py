@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
+
+from vlmgym_policies.prompting import Observation
 
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja")
 
@@ -46,10 +50,23 @@ def run_of(model_dir: Path) -> Path | None:
 
 def trained_max_tokens(model_dir: Path) -> int | None:
     """The response bound of the job that trained a model; None for a model that lies in no run directory."""
+    job = _trained_job(model_dir)
+    return None if job is None else int(job["sampling"]["max_tokens"])
+
+
+def trained_observation(model_dir: Path) -> Observation | None:
+    """What prompts showed where the model was trained; None for a model that lies in no run directory."""
+    job = _trained_job(model_dir)
+    return None if job is None else job.get("prompt", {}).get("observation", "picture")
+
+
+def _trained_job(model_dir: Path) -> Mapping[str, Any] | None:
+    """The resolved job, as it was written: an older version may have written fewer knobs."""
     from vlmgym.run_dir import JOB_FILE
     from vlmgym.yaml12 import parse_yaml
 
     run = run_of(model_dir)
     if run is None:
         return None
-    return int(parse_yaml((run / JOB_FILE).read_text(encoding="utf-8"))["sampling"]["max_tokens"])
+    job: Mapping[str, Any] = parse_yaml((run / JOB_FILE).read_text(encoding="utf-8"))
+    return job

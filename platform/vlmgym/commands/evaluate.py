@@ -74,6 +74,16 @@ MaxTokens = Annotated[
         rich_help_panel=_MODELS,
     ),
 ]
+Shown = Annotated[
+    Literal["picture", "text", "oracle"] | None,
+    typer.Option(
+        "--observation",
+        help="What prompts show: the picture, the board as text, or both. A model in a run directory has that of its "
+        "job.",
+        show_default="picture",
+        rich_help_panel=_MODELS,
+    ),
+]
 Concurrency = Annotated[
     int, typer.Option(min=1, help="Requests at a time, or prompts of a batch.", rich_help_panel=_MODELS)
 ]
@@ -104,6 +114,7 @@ def evaluate(
     seed: Seed = 0,
     temperature: Temperature = 1.0,
     max_tokens: MaxTokens = None,
+    observation: Shown = None,
     concurrency: Concurrency = 32,
     timeout: Timeout = 600.0,
     retries: Retries = 5,
@@ -114,7 +125,7 @@ def evaluate(
     """Plays games with a policy and tells its score beside those of the game's teachers."""
     from vlmgym.evals.evaluation import MAX_VIDEOS, Conduct
     from vlmgym.evals.log import Evaluation
-    from vlmgym.evals.policies import find_policy, trained_max_tokens
+    from vlmgym.evals.policies import find_policy, trained_max_tokens, trained_observation
     from vlmgym.evals.protocol import MAX_STEPS
     from vlmgym.home import at_home
 
@@ -128,6 +139,7 @@ def evaluate(
         overrides=knobs,
         knobs=_knobs(played.level),
         prompt=played.prompt,
+        observation=observation or trained_observation(found) or "picture",
         score=played.score,
         policy=found,
         protocol=protocol,
@@ -199,6 +211,7 @@ def _plan(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
     print(f"score        {evaluation.score}")
     print(f"starts       seed {evaluation.seed}: run 0 at {start_seed(evaluation.seed, 0)}")
     print(f"responses    temperature {evaluation.temperature:g}, at most {evaluation.max_tokens} tokens")
+    print(f"observation  {evaluation.observation}")
     print(f"ceilings     {', '.join(CEILINGS) if conduct.ceilings else 'none'}")
     print(f"videos       {min(conduct.num_videos, evaluation.num_runs)}")
     print(f"results      {out}")
@@ -209,7 +222,7 @@ def _carry_out(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
 
     from vlmgym.errors import BadInput
     from vlmgym.evals.evaluation import carry_out
-    from vlmgym.evals.scores import print_scores
+    from vlmgym.evals.scores import print_insight, print_scores
     from vlmgym_policies.engines.function import WrongAnswers
 
     console = Console(highlight=False)
@@ -218,7 +231,9 @@ def _carry_out(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
     except WrongAnswers as error:
         raise BadInput(str(error)) from error
     title = f"{evaluation.game}, {evaluation.level}: mean [95% interval] over runs, protocol {evaluation.protocol}"
-    print_scores(console, title, {evaluation.policy.spec: log.summary, **log.ceilings})
+    rows = {evaluation.policy.spec: log.summary, **log.ceilings}
+    print_scores(console, title, rows)
+    print_insight(console, rows, evaluation.make_game().value_unit)
     for line in _remarks(log):
         print(f"vlmgym: {line}")
     print(f"vlmgym: results in {out}")
@@ -229,6 +244,11 @@ def _carry_out(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
 def _remarks(log: EvalLog) -> list[str]:
     """What the table has no column for."""
     summary, lines = log.summary, []
+    if summary.errors:
+        wrong = sum(summary.errors.values())
+        kinds = sorted(summary.errors.items(), key=lambda kind: -kind[1])
+        shown = ", ".join(f"{name} {count / wrong:.0%}" for name, count in kinds)
+        lines.append(f"cells perceived wrong: {wrong}; of these {shown}")
     if summary.tokens is not None:
         lines.append(f"{summary.tokens.prompt} prompt tokens and {summary.tokens.completion} response tokens")
     if summary.num_cut:

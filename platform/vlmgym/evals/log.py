@@ -18,6 +18,7 @@ from vlmgym.errors import BadInput
 from vlmgym.evals.protocol import Protocol, ScoreRule
 from vlmgym_envs.core import Game
 from vlmgym_envs.registry import make_game
+from vlmgym_policies.prompting import Observation
 
 VERSION = 1
 LOG_FILE = "eval.json"
@@ -47,7 +48,8 @@ class Policy(Record):
 class Evaluation(Record):
     """What is evaluated: equal ones give equal results.
 
-    knobs: all of the level, overrides included. prompt: the game's, the same in every step.
+    knobs: all of the level, overrides included. prompt: the game's, the same in every step. observation: what a prompt
+    shows of the board.
     """
 
     game: str
@@ -55,6 +57,7 @@ class Evaluation(Record):
     overrides: dict[str, Any]
     knobs: dict[str, Any]
     prompt: str
+    observation: Observation = "picture"
     score: ScoreRule
     policy: Policy
     protocol: Protocol
@@ -80,6 +83,8 @@ class StepLog(Record):
 
     reward: the game's own. refused: why the answer counted as an illegal move, which left the state as it was.
     well_formed: all three tag pairs. cells: share of the cells perceived right. cut: stopped at max_tokens.
+    errors: cells perceived wrong, by class. legal_as_perceived, regret: as in `vlmgym_policies.insight`; None where
+    the response describes no board, or an older version did not say.
     """
 
     state: str | None = None
@@ -88,6 +93,9 @@ class StepLog(Record):
     refused: str | None = None
     well_formed: bool
     cells: float
+    errors: dict[str, int] = {}
+    legal_as_perceived: bool | None = None
+    regret: float | None = None
     cut: bool = False
     tokens: Tokens | None = None
 
@@ -98,16 +106,25 @@ class StepLog(Record):
 
 
 class Shares(Record):
-    """Of the steps of one run. cells: mean over its steps."""
+    """Of the steps of one run. cells, regret: means over its steps.
+
+    reasoning: legal, of the steps whose board was perceived right. as_perceived: legal on the board that was described,
+    of those that describe one. best: legal and worth as much as the solver's action. None where there is no such step.
+    """
 
     illegal: float
     well_formed: float
     cells: float
     boards: float
+    reasoning: float | None = None
+    as_perceived: float | None = None
+    best: float | None = None
+    regret: float | None = None
 
 
 class Outcome(Record):
-    """How a run ended. shares: None without a step. tokens: None where a step was not counted.
+    """How a run ended. shares: None without a step. errors: cells perceived wrong, by class. tokens: None where a step
+    was not counted.
 
     error: why the run failed; such a run has no part in any mean.
     """
@@ -119,6 +136,7 @@ class Outcome(Record):
     terminated: bool
     won: bool | None = None
     shares: Shares | None = None
+    errors: dict[str, int] = {}
     num_cut: int = 0
     tokens: Tokens | None = None
     error: str | None = None
@@ -156,6 +174,7 @@ class Summary(Record):
     """All runs together. Means are over the runs that did not fail: None where none is left.
 
     won: share of the runs, None where the game does not say. tokens: of all steps, None where one was not counted.
+    errors: cells perceived wrong in all steps, by class.
     """
 
     num_runs: int
@@ -168,6 +187,11 @@ class Summary(Record):
     well_formed: Interval | None
     cells: Interval | None
     boards: Interval | None
+    reasoning: Interval | None = None
+    as_perceived: Interval | None = None
+    best: Interval | None = None
+    regret: Interval | None = None
+    errors: dict[str, int] = {}
     tokens: Tokens | None
 
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from vlmgym.errors import BadInput
 from vlmgym.evals.log import Evaluation, RunLog, StepLog, Tokens
 from vlmgym.evals.protocol import answer_seed, points, start_seed
-from vlmgym.evals.summary import shares_of, sum_tokens
+from vlmgym.evals.summary import shares_of, sum_errors, sum_tokens
 from vlmgym_envs.core import Game, Step
 from vlmgym_policies.answers import Response, parse_response
 from vlmgym_policies.engine import Completion, Engine, GenerationError, Message, Prompt, Sampling
-from vlmgym_policies.insight import perceive
-from vlmgym_policies.prompting import make_prompt
+from vlmgym_policies.insight import Regrets, legal_as_perceived, perceive
+from vlmgym_policies.prompting import ask
 
 NO_ANSWER = "the response has no <answer> block"
 
@@ -44,6 +44,7 @@ class LiveRun:
         self.steps: list[StepLog] = []
         self._game = game
         self._evaluation = evaluation
+        self._regrets = Regrets(game)
         self._text = game.describe(self.state)
         self._is_new = True
         self._terminated = False
@@ -57,18 +58,23 @@ class LiveRun:
         """Judges and plays an answer. A bad one is an illegal move: it costs a step and leaves the state as it is."""
         response = parse_response(reply.text)
         step = self._step(response)
+        perception = perceive(self._game, self.state, response)
+        legal = step.refused is None
         log = StepLog(
             state=self._text if self._is_new else None,
             response=reply.text,
             reward=step.reward,
             refused=step.refused,
             well_formed=response.well_formed,
-            cells=self._cells(response),
+            cells=perception.right,
+            errors=dict(perception.errors),
+            legal_as_perceived=legal if perception.board else legal_as_perceived(self._game, response),
+            regret=self._regrets(self.state, response.answer),
             cut=reply.cut,
             tokens=reply.tokens,
         )
         self.steps.append(log)
-        self._is_new = step.refused is None
+        self._is_new = legal
         if self._is_new:
             self.state, self._terminated, self._won = step.state, step.terminated, step.won
             self._text = self._game.describe(self.state)
@@ -85,6 +91,7 @@ class LiveRun:
             terminated=self._terminated,
             won=self._won,
             shares=shares_of(self.steps),
+            errors=sum_errors(step.errors for step in self.steps),
             num_cut=sum(step.cut for step in self.steps),
             tokens=sum_tokens([step.tokens for step in self.steps]),
             error=error,
@@ -96,9 +103,6 @@ class LiveRun:
         if response.answer is None:
             return Step(self.state, 0.0, False, {"refused": NO_ANSWER})
         return self._game.play(self.state, response.answer)
-
-    def _cells(self, response: Response) -> float:
-        return perceive(self._game, self.state, response).right
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ class Player:
 
     def _prompt(self, state: Any) -> Prompt:
         if self.sees_pictures:
-            return make_prompt(self.game.prompt, self.game.render(state), state)
+            return ask(self.game, state, self.evaluation.observation)
         return Prompt((Message("user", self.game.prompt),), state)
 
     def _sampling(self, run: LiveRun) -> Sampling:

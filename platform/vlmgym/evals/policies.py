@@ -20,6 +20,7 @@ from vlmgym_envs.core import Game
 from vlmgym_envs.names import unknown_name
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.engine import Engine, make_engine
+from vlmgym_policies.prompting import Observation
 
 OTHER_FORMS = ("a model, checkpoint or run directory", "openai:MODEL@URL", "module:function")
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@]+|.+(?=@https?://))(?:@(?P<url>https?://\S+))?")
@@ -96,6 +97,11 @@ def load_function(spec: str) -> Callable[..., Any]:
 def trained_max_tokens(policy: Policy) -> int | None:
     """The response bound of the job that trained a model; None for a model that lies in no run directory."""
     return model_dirs.trained_max_tokens(Path(policy.name)) if policy.kind == "model" else None
+
+
+def trained_observation(policy: Policy) -> Observation | None:
+    """What prompts showed where the model was trained; None for a model that lies in no run directory."""
+    return model_dirs.trained_observation(Path(policy.name)) if policy.kind == "model" else None
 
 
 def _engine(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from vlmgym.evals.log import Interval, Outcome, Shares, StepLog, Summary, Tokens
 from vlmgym.evals.report import Rate, mean_interval, rate
+from vlmgym_policies.insight import TOLERANCE
 
 
 def summarize(outcomes: Sequence[Outcome]) -> Summary:
@@ -27,6 +29,11 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
         well_formed=_mean([share.well_formed for share in shares]),
         cells=_mean([share.cells for share in shares]),
         boards=_mean([share.boards for share in shares]),
+        reasoning=_mean_of_known([share.reasoning for share in shares]),
+        as_perceived=_mean_of_known([share.as_perceived for share in shares]),
+        best=_mean_of_known([share.best for share in shares]),
+        regret=_mean_of_known([share.regret for share in shares], high=math.inf),
+        errors=sum_errors(outcome.errors for outcome in done),
         tokens=sum_tokens([outcome.tokens for outcome in outcomes if outcome.num_steps]),
     )
 
@@ -36,12 +43,28 @@ def shares_of(steps: Sequence[StepLog]) -> Shares | None:
     n = len(steps)
     if not n:
         return None
+    legal = [step.refused is None for step in steps]
+    regrets = [step.regret for step in steps]
     return Shares(
         illegal=sum(step.refused is not None for step in steps) / n,
         well_formed=sum(step.well_formed for step in steps) / n,
         cells=math.fsum(step.cells for step in steps) / n,
         boards=sum(step.board for step in steps) / n,
+        reasoning=_share([ok for ok, step in zip(legal, steps, strict=True) if step.board]),
+        as_perceived=_share([step.legal_as_perceived for step in steps if step.legal_as_perceived is not None]),
+        best=_share([ok and r <= TOLERANCE for ok, r in zip(legal, regrets, strict=True) if r is not None]),
+        regret=_share([r for r in regrets if r is not None]),
     )
+
+
+def sum_errors(errors: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts by class, summed."""
+    return dict(sum(map(Counter, errors), Counter[str]()))
+
+
+def _share(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return math.fsum(values) / len(values) if values else None
 
 
 def sum_tokens(counts: Sequence[Tokens | None]) -> Tokens | None:
@@ -58,6 +81,11 @@ def interval(found: Rate) -> Interval:
 
 def _mean(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> Interval | None:
     return interval(mean_interval(values, (low, high))) if values else None
+
+
+def _mean_of_known(values: Sequence[float | None], high: float = 1.0) -> Interval | None:
+    """Over the runs that have a value."""
+    return _mean([value for value in values if value is not None], high=high)
 
 
 def _won(done: Sequence[Outcome]) -> Interval | None:

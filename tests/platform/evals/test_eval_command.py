@@ -26,7 +26,7 @@ def test_prints_the_policy_beside_its_ceilings(tmp_path: Path, capsys: pytest.Ca
     assert evaluate(tmp_path / "e", "--runs", 2, "--no-video", policy="path_blind") == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split()[0] for line in lines if line and line.split()[0] in ("path_blind", "solver", "greedy")]
-    assert rows == ["path_blind", "greedy", "solver"]
+    assert rows == 2 * ["path_blind", "greedy", "solver"]  # scores, then seeing and reasoning
     assert f"vlmgym: results in {tmp_path / 'e'}" in lines
     log = read_log(tmp_path / "e")
     assert (log.evaluation.num_runs, log.evaluation.max_steps, log.evaluation.max_tokens) == (2, 100, 8192)

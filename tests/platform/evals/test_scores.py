@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from vlmgym.evals.log import Interval, Outcome, Shares
-from vlmgym.evals.scores import print_scores, shown_score
+from vlmgym.evals.scores import print_insight, print_scores, shown_score
 from vlmgym.evals.summary import summarize
 
 
@@ -64,3 +64,14 @@ def test_scores_have_as_many_decimals_as_they_need() -> None:
     assert shown_score(Interval(mean=0.4, low=0.25, high=0.555, n=10))[0] == "0.40"
     assert shown_score(Interval(mean=-12.34, low=-13, high=-11, n=2))[0] == "-12.3"
     assert shown_score(Interval(mean=3, low=3, high=3, n=1)) == ("3.00", "")
+
+
+def test_seeing_and_reasoning_have_a_table_with_the_unit_of_regret() -> None:
+    shares = Shares(illegal=0.25, well_formed=1.0, cells=0.5, boards=0.5, reasoning=0.75, best=0.5, regret=1.25)
+    played = Outcome(run=0, seed=0, score=1, num_steps=4, terminated=True, shares=shares)
+    text = StringIO()
+    console = Console(file=text, width=160, force_terminal=True, color_system=None)
+    print_insight(console, {"mine": summarize([played])}, "pairs")
+    _, header, _, row = text.getvalue().splitlines()
+    assert " ".join(header.split()) == "policy boards % legal, board right % best moves % regret, pairs"
+    assert row.split() == ["mine", "50.0", "75.0", "50.0", "1.25"]

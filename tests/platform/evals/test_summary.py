@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from vlmgym.evals.log import Outcome, Shares, Tokens
-from vlmgym.evals.summary import shares_of, sum_tokens, summarize
+from vlmgym.evals.summary import shares_of, sum_errors, sum_tokens, summarize
 
 
 def outcome(score: float, *, illegal: float = 0.0, num_steps: int = 10, **more: Any) -> Outcome:
@@ -52,8 +52,37 @@ def test_won_runs_have_wilsons_interval() -> None:
 
 def test_shares_of_a_run(make_step: Any) -> None:
     steps = [make_step(), make_step(refused="no", cells=0.5), make_step(well_formed=False, cells=0.0), make_step()]
-    assert shares_of(steps) == Shares(illegal=0.25, well_formed=0.75, cells=0.625, boards=0.5)
+    assert shares_of(steps) == Shares(illegal=0.25, well_formed=0.75, cells=0.625, boards=0.5, reasoning=1.0)
     assert shares_of([]) is None
+
+
+def test_seeing_and_reasoning_of_a_run(make_step: Any) -> None:
+    """Of 2 right boards 1 is legal; of 3 described 2 are; of 3 judged answers 1 is best; 0 + 2 + 1 given away."""
+    steps = [
+        make_step(legal_as_perceived=True, regret=0.0),
+        make_step(refused="no", legal_as_perceived=False, regret=2.0),
+        make_step(cells=0.5, errors={"ghost": 3}, legal_as_perceived=True, regret=1.0),
+        make_step(cells=0.0, errors={"ghost": 1, "absent": 2}),
+    ]
+    shares = shares_of(steps)
+    assert shares is not None
+    assert (shares.reasoning, shares.as_perceived) == (0.5, pytest.approx(2 / 3))
+    assert (shares.best, shares.regret) == (pytest.approx(1 / 3), 1.0)
+    assert sum_errors(step.errors for step in steps) == {"ghost": 4, "absent": 2}
+
+
+def test_a_run_without_a_right_board_has_no_part_in_what_follows_from_one() -> None:
+    """Means over the one run that has a value; the other perceived no board right."""
+    known, unknown = (
+        Outcome(
+            run=0, seed=0, score=1, num_steps=2, terminated=True, errors={"ghost": 1},
+            shares=Shares(illegal=0.5, well_formed=1.0, cells=0.5, boards=0.0, reasoning=reasoning),
+        )
+        for reasoning in (0.25, None)
+    )  # fmt: skip
+    found = summarize([known, unknown])
+    assert found.reasoning is not None and (found.reasoning.mean, found.reasoning.n) == (0.25, 1)
+    assert found.best is None and found.errors == {"ghost": 2}
 
 
 def test_tokens_are_only_summed_where_all_were_counted() -> None:

@@ -1,4 +1,4 @@
-"""Decides what curves.png shows of a run: legal moves, rewards, perception, KL and entropy over its stages."""
+"""Decides what curves.png shows of a run: legal moves, rewards, perception, reasoning, KL and entropy by stage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmgym.metrics_file import read_metrics
+from vlmgym_policies.insight import ERRORS
 
 COLD_START = "cold_start"
 GRPO = "grpo"
@@ -33,6 +34,18 @@ _PERCEPTION = {
     "evaluation/sampled/perception_board": "boards, held out",
     "evaluation/sampled/perception_cells": "cells, held out",
 }
+_REASONING = {
+    "reasoning_given_perception": "board right, training",
+    "reasoning_as_perceived": "as perceived, training",
+    "evaluation/sampled/reasoning_given_perception": "board right, held out",
+    "evaluation/sampled/reasoning_as_perceived": "as perceived, held out",
+}
+_BEST = {
+    "best_move_rate": "training, sampled",
+    "evaluation/sampled/best_move_rate": "held out, sampled",
+    "evaluation/greedy/best_move_rate": "held out, greedy",
+}
+_ERRORS = {f"perception_error/{name}": name for name in ERRORS}
 PANELS = (
     Panel("Legal moves", COLD_START, _LEGAL, is_rate=True),
     Panel("Legal moves", GRPO, _LEGAL, is_rate=True),
@@ -40,6 +53,9 @@ PANELS = (
     Panel("KL to the start model", GRPO, {"kl": "k3"}),
     Panel("Perception", COLD_START, _PERCEPTION, is_rate=True),
     Panel("Perception", GRPO, _PERCEPTION, is_rate=True),
+    Panel("Cells perceived wrong", GRPO, _ERRORS),
+    Panel("Legal moves, by what was perceived", GRPO, _REASONING, is_rate=True),
+    Panel("Moves as good as the solver's", GRPO, _BEST, is_rate=True),
     Panel("Entropy", GRPO, {"entropy": "per token"}),
     Panel("Loss", COLD_START, {"loss": "per token"}),
 )

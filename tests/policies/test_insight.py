@@ -161,19 +161,19 @@ def test_nothing_is_regretted_when_the_game_is_over() -> None:
 
 
 def test_tallies_add_up_to_shares() -> None:
-    """Four decisions on 10 cells each: two right boards of which one legal, one misread but consistent, one lost."""
+    """Four decisions on 10 cells each: two right boards, one answered legally; one misread, and legal; one lost."""
     right = Perception(10, {})
     decisions = [
         tally(True, True, True, right, True, 0.0),
         tally(False, False, True, right, False, 3.0),
-        tally(False, False, True, Perception(10, {"ghost": 2, "missing": 1}), True, 1.0),
+        tally(True, False, True, Perception(10, {"ghost": 2, "missing": 1}), True, 1.0),
         tally(False, False, False, Perception(10, {"absent": 10}), None, None),
     ]
     total = Tally()
     for decision in decisions:
         total = total.plus(decision)
     rates = total.rates
-    assert rates["legal_move_rate"] == rates["progress_rate"] == 0.25
+    assert (rates["legal_move_rate"], rates["progress_rate"]) == (0.5, 0.25)
     assert rates["format_rate"] == rates["described_rate"] == 0.75
     assert rates["perception_board"] == 0.5
     assert rates["perception_cells"] == pytest.approx((1 + 1 + 0.7 + 0) / 4)

@@ -13,7 +13,7 @@ class AlertSettings(Section):
     """When GRPO is taken to collapse: one line on the console, and an alert in wandb."""
 
     kl_above: float | None = Field(1.0, gt=0, description="nats per token away from the start model; none never alerts")
-    entropy_below: float | None = Field(0.01, gt=0, description="nats per token, once it has been above")
+    entropy_below: float | None = Field(0.005, gt=0, description="nats per token, once it has been above")
     format_rate_below: float | None = Field(
         0.5, gt=0, le=1, description="share of responses with all tags, once it has been above"
     )

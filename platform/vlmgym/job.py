@@ -87,6 +87,8 @@ class Job(Section):
             for name in self.cold_start.teacher:
                 if name not in teachers:
                     raise ValueError(f"cold_start.teacher: {unknown_name('teacher', name, teachers)}")
+        if self.evaluation.serve_replicas and self.engine.placement == "colocated":
+            raise ValueError("evaluation.serve_replicas must be 0 where engines have no resources of their own to copy")
         return self
 
 

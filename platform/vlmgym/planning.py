@@ -59,6 +59,8 @@ def placement(job: Job) -> list[Bundle]:
         Bundle("engine", "engine.replicas", engine.replicas, engine.num_cpus, engine.num_gpus),
         Bundle("env runner", "env_runners.count", job.env_runners.count, job.env_runners.num_cpus, 0.0),
     ]
+    if num := job.evaluation.serve_replicas:
+        bundles.append(Bundle("evaluation", "evaluation.serve_replicas", num, engine.num_cpus, engine.num_gpus))
     learners = job.learners
     if learners.count:
         bundles.insert(0, Bundle("learner", "learners.count", learners.count, learners.num_cpus, learners.num_gpus))

@@ -18,6 +18,7 @@ from vlmgym.grpo.runner import PlayedGroup
 from vlmgym.held_out import HeldOut
 from vlmgym.job import Job
 from vlmgym.metrics_file import Point
+from vlmgym.serving.evaluating import EvaluationService
 from vlmgym.stages import cold_start_config, grpo_config, updates_per_iteration
 from vlmgym.tracking.rollouts import replays_of, rollouts_of
 from vlmgym.tracking.step_metrics import step_metrics
@@ -42,9 +43,14 @@ class Run:
         self._held_out = HeldOut(job, self._dir, resume=resume)
         self._checkpoints = Checkpoints(self._dir, [COLD_START, GRPO])
         self._reached = self._checkpoints.latest() if resume else None
+        self._saved: Point | None = None
+        self._service = EvaluationService(job)
 
     def train(self) -> None:
-        with Tracker(self._job, resume_after=self._reached, console=self._console) as self._tracker:
+        with (
+            Tracker(self._job, resume_after=self._reached, console=self._console) as self._tracker,
+            self._service,
+        ):
             if self._reached:
                 self._tracker.say(f"resuming after {self._reached.stage} {self._reached.step}")
             self._held_out.measure_references()
@@ -75,7 +81,7 @@ class Run:
                 for step in range(start + per_iteration, end.step + 1, per_iteration):
                     metrics = step_metrics(COLD_START, algorithm.train())
                     if step % settings.eval_every == 0 or step == end.step:
-                        metrics |= self._held_out.measure(algorithm.engines, Point(COLD_START, step))
+                        metrics |= self._measure(algorithm, Point(COLD_START, step), keep=1)
                         self._checkpoint(algorithm, Point(COLD_START, step), keep=1)
                     stage.log(step, metrics)
         return str(hugging_face_dir(self._checkpoints.path(end)))
@@ -102,7 +108,7 @@ class Run:
         metrics["timing_s/step"] = duration_s = time.monotonic() - started_s
         metrics["perf/tokens_per_s"] = metrics["num_tokens"] / duration_s
         if step % settings.eval_every == 0 or last:
-            metrics |= self._held_out.measure(algorithm.engines, Point(GRPO, step))
+            metrics |= self._measure(algorithm, Point(GRPO, step), settings.keep_checkpoints)
         stage.log(step, metrics)
         if step % tracking.rollouts_every == 0 or last:
             self._show(algorithm.played_groups, step)
@@ -116,8 +122,19 @@ class Run:
             self._tracker.save_rollouts(GRPO, step, rollouts_of(groups, game, tracking.num_rollouts))
         self._tracker.save_replays(GRPO, step, game, replays_of(groups, game, tracking.num_replays))
 
+    def _measure(self, algorithm: Any, point: Point, keep: int) -> dict[str, float]:
+        """By the training's engines, or on Serve, which takes a checkpoint of the point."""
+        if not self._job.evaluation.serve_replicas:
+            return self._held_out.measure(algorithm.engines, point)
+        self._checkpoint(algorithm, point, keep)
+        model = hugging_face_dir(self._checkpoints.path(point))
+        return self._held_out.measure([self._service.endpoint(model)], point)
+
     def _checkpoint(self, algorithm: Any, point: Point, keep: int) -> None:
-        self._tracker.log_checkpoint(point, self._checkpoints.save(algorithm, point, keep))
+        """Once per point."""
+        if point != self._saved:
+            self._tracker.log_checkpoint(point, self._checkpoints.save(algorithm, point, keep))
+            self._saved = point
 
     @contextmanager
     def _algorithm(self, config: Any, stage: str, start: int) -> Iterator[Any]:

@@ -110,6 +110,7 @@ def test_a_hub_name_needs_no_directory(write_job: WriteJob) -> None:
         ("cold_start={updates: 1, lr: 1, teacher: {}}", "cold_start.teacher must not be empty"),
         ("cold_start={updates: 1, teacher: {solver: 1}}", "cold_start.lr is required"),
         ("cold_start={updates: 9, lr: 1, teacher: {solver: 1}, warmup_updates: 10}", "cold_start: warmup_updates and"),
+        ("evaluation.serve_replicas=-1", "evaluation.serve_replicas must be at least 0, got -1"),
         ("name='../up'", "name must match"),
         ("seed", "--set takes key.key=value, got 'seed'"),
         ("seed.x=1", "--set seed.x: seed holds a value, no keys"),

@@ -27,7 +27,7 @@ from vlmgym.benchmarks.rollouts_workload import (
 )
 from vlmgym.benchmarks.serving_asking import ask_service
 from vlmgym.cluster import start_ray
-from vlmgym.serving.deploying import Scale, deploy, serve_config
+from vlmgym.serving.deploying import Scale, deploy, end, serve_config
 from vlmgym.serving.settings import ServeSettings
 from vlmgym_envs.registry import make_game
 from vlmgym_policies.engine import Sampling
@@ -184,8 +184,6 @@ def _measure(
 @contextmanager
 def _service(settings: Settings, model: str) -> Iterator[str]:
     """The URL of a Serve application with one replica."""
-    from ray import serve
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -194,7 +192,7 @@ def _service(settings: Settings, model: str) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        serve.shutdown()
+        end()
 
 
 @contextmanager

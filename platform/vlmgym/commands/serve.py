@@ -225,7 +225,8 @@ def _stay(config: Any, settings: ServeSettings, host: str, port: int, *, follow:
 
 def _end() -> None:
     import ray
-    from ray import serve
 
-    serve.shutdown()
+    from vlmgym.serving.deploying import end
+
+    end()
     ray.shutdown()

@@ -79,7 +79,8 @@ def deploy(config: dict[str, Any], wait: Callable[[str], None] = lambda line: No
     """Starts or changes the application on the connected cluster; returns when all of it is as `config` says.
 
     wait: told what is waited for, whenever that changes.
-    Errors: BadInput where Serve listens elsewhere already, or the application does not come up.
+    Errors: BadInput where Serve listens elsewhere or hosts others already, which a declaration would end; and where the
+        application does not come up.
     """
     from ray import serve
     from ray.serve.context import _get_global_client
@@ -93,8 +94,17 @@ def deploy(config: dict[str, Any], wait: Callable[[str], None] = lambda line: No
     if (listens.host, listens.port) != (options.host, options.port):
         there, asked = f"{listens.host}:{listens.port}", f"{options.host}:{options.port}"
         raise BadInput(f"Serve listens at {there} on this cluster, not at {asked}: `serve shutdown` ends it")
+    if others := sorted(serve.status().applications.keys() - {APPLICATION}):
+        raise BadInput(f"Serve hosts {', '.join(others)} on this cluster, which this would end: `serve shutdown` first")
     client.deploy_apps(schema)
     _wait_until_running(serve.status, wait)
+
+
+def end() -> None:
+    """Ends Serve on the connected cluster, and all it hosts."""
+    from ray import serve
+
+    serve.shutdown()
 
 
 def _wait_until_running(status: Callable[[], Any], wait: Callable[[str], None]) -> None:

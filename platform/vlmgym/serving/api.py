@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from hashlib import sha256
 
 from fastapi import FastAPI, Request, Response
@@ -39,7 +39,7 @@ class ChatApi:
         self._metrics = metrics
         self._key_sha256 = key_sha256
         self._created = int(time.time())
-        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._until_end)
         self.app.add_api_route("/health", self.health, methods=["GET"])
         self.app.add_api_route("/v1/models", self.models, methods=["GET"])
         self.app.add_api_route("/v1/models/{model:path}", self.model, methods=["GET"])
@@ -76,20 +76,22 @@ class ChatApi:
         return JSONResponse(self._model().model_dump())
 
     async def chat(self, request: Request) -> Response:
-        started_s = time.monotonic()
-        status = CLIENT_GONE
+        counted = _Counted(self._metrics)
         try:
-            response = await self._chat(request, started_s)
-            status = response.status_code
-            return response
-        except RequestError as error:
-            status = error.status
+            question = await self._question(request)
+            if question.is_streamed:
+                return await self._stream(question, counted)
+            response = await self._answer(question)
+        except BaseException as error:
+            counted.end(_status(error))
             raise
-        except Exception:
-            status = 500
-            raise
-        finally:
-            self._metrics.answered(status, time.monotonic() - started_s)
+        counted.end(200)
+        return response
+
+    @asynccontextmanager
+    async def _until_end(self, app: FastAPI) -> AsyncGenerator[None, None]:
+        yield
+        await asyncio.to_thread(self._policy.close)
 
     def _model(self) -> Model:
         current = self._policy.current
@@ -107,16 +109,12 @@ class ChatApi:
             headers = {"www-authenticate": "Bearer"}
             raise RequestError(401, "the API key is missing or wrong", code="invalid_api_key", headers=headers)
 
-    async def _chat(self, request: Request, started_s: float) -> Response:
+    async def _question(self, request: Request) -> Question:
         self._check_key(request)
         body = await self._read_body(request)
         if len(body) <= _INLINE_BYTES:
-            question = read_question(body, self._settings)
-        else:
-            question = await asyncio.to_thread(read_question, body, self._settings)
-        if question.is_streamed:
-            return await self._stream(question, started_s)
-        return await self._answer(question)
+            return read_question(body, self._settings)
+        return await asyncio.to_thread(read_question, body, self._settings)
 
     async def _read_body(self, request: Request) -> bytes:
         """Errors: RequestError 413, before all of it is read."""
@@ -142,39 +140,73 @@ class ChatApi:
         content = Reply(self._settings.model).completion(choices, checkpoint)
         return Response(content, media_type="application/json", headers=version_headers(checkpoint))
 
-    async def _stream(self, question: Question, started_s: float) -> Response:
+    async def _stream(self, question: Question, counted: _Counted) -> Response:
         """The status and the version are those of the first piece, so it is waited for."""
         pieces = stream(self._policy.engine, question)
+        self._metrics.began(question.num_choices)
         try:
             first = await anext(pieces)
-        except _REFUSALS as error:
-            raise _refusal(error) from error
-        self._metrics.first_token(time.monotonic() - started_s)
+        except BaseException as error:
+            self._metrics.ended(question.num_choices, 0, 0)
+            if isinstance(error, _REFUSALS):
+                raise _refusal(error) from error
+            raise
+        self._metrics.first_token(counted.seconds)
         headers = version_headers(self._policy.checkpoint(first.weights_version))
-        events = self._events(question, first, pieces)
+        events = self._events(question, _chain(first, pieces), counted)
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def _events(
-        self, question: Question, first: Piece, pieces: AsyncGenerator[Piece, None]
+        self, question: Question, pieces: AsyncGenerator[Piece, None], counted: _Counted
     ) -> AsyncGenerator[bytes, None]:
         """An error that comes between two pieces is the last event."""
-        reply, begun, num_written = Reply(self._settings.model), set[int](), 0
-        self._metrics.began(question.num_choices)
+        reply, begun, num_read, num_written = Reply(self._settings.model), set[int](), 0, 0
         try:
-            async with aclosing(_chain(first, pieces)) as all_pieces:
-                async for piece in all_pieces:
+            async with aclosing(pieces):
+                async for piece in pieces:
                     checkpoint = self._policy.checkpoint(piece.weights_version)
-                    num_written += piece.num_tokens
+                    num_read, num_written = piece.num_prompt_tokens, num_written + piece.num_tokens
                     if piece.text or piece.finish_reason is not None:
                         yield reply.event(piece, checkpoint, is_first=piece.choice not in begun)
                         begun.add(piece.choice)
             if question.wants_usage:
-                yield reply.usage_event(first.num_prompt_tokens, num_written, checkpoint)
+                yield reply.usage_event(num_read, num_written, checkpoint)
+            counted.end(200)
             yield LAST_EVENT
         except _REFUSALS as error:
-            yield b"data: " + _refusal(error).response().body + b"\n\n"
+            refusal = _refusal(error)
+            counted.end(refusal.status)
+            yield b"data: " + refusal.response().body + b"\n\n"
+        except BaseException as error:
+            counted.end(_status(error))
+            raise
         finally:
-            self._metrics.ended(question.num_choices, first.num_prompt_tokens, num_written)
+            self._metrics.ended(question.num_choices, num_read, num_written)
+
+
+class _Counted:
+    """A request whose outcome and seconds are counted once: what comes to it first."""
+
+    def __init__(self, metrics: ServeMetrics) -> None:
+        self._metrics = metrics
+        self._started_s = time.monotonic()
+        self._has_ended = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def end(self, status: int) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._metrics.answered(status, self.seconds)
+
+
+def _status(error: BaseException) -> int:
+    """What a request comes to that ends with an error: one that is no `Exception` says that the client is gone."""
+    if isinstance(error, RequestError):
+        return error.status
+    return 500 if isinstance(error, Exception) else CLIENT_GONE
 
 
 async def _chain(first: Piece, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:

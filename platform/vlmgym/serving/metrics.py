@@ -12,7 +12,9 @@ class ServeMetrics:
 
     def __init__(self) -> None:
         self._requests = Counter("vlmgym_serve_requests", "Requests by status.", ("status",))
-        self._latency_s = Histogram("vlmgym_serve_latency_s", "Seconds of a request.", _LATENCIES_S, ("status",))
+        self._latency_s = Histogram(
+            "vlmgym_serve_latency_s", "Seconds of a request, to the end of its stream.", _LATENCIES_S, ("status",)
+        )
         self._first_token_s = Histogram(
             "vlmgym_serve_first_token_s", "Seconds to a stream's first piece.", _LATENCIES_S
         )

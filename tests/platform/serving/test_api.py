@@ -266,22 +266,28 @@ def test_health_is_that_of_the_engine(api, policy, break_engine):
     assert (reply.status_code, reply.json()["reason"]) == (503, "the engine lost its weights")
 
 
-def test_a_client_that_leaves_is_counted_and_takes_its_answer_along(api, metrics, policy, body):
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_client_that_leaves_is_counted_and_takes_its_answer_along(api, metrics, policy, body, is_streamed):
     async def run():
-        messages = [{"type": "http.request", "body": body(), "more_body": False}]
+        requests = [{"type": "http.request", "body": body(stream=is_streamed), "more_body": False}]
         scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b""}
+        told = []
 
         async def receive():
-            return messages.pop(0) if messages else await asyncio.sleep(3600)
+            return requests.pop(0) if requests else await asyncio.sleep(3600)
 
-        async def answered(message):
-            pytest.fail("the client is gone")
+        async def send(message):
+            told.append(message)
 
-        asked = asyncio.ensure_future(api(scope, receive, answered))
-        while not metrics.writing:
+        asked = asyncio.ensure_future(api(scope, receive, send))
+        while len(told) < 3 if is_streamed else not metrics.writing:
             await asyncio.sleep(0)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.wait_for(policy.engine.pause(), 60)  # which waits for all that runs
+        await policy.engine.resume()
+        return told
 
-    asyncio.run(run())
+    told = asyncio.run(run())
+    assert len(told) == (3 if is_streamed else 0)
     assert (metrics.statuses, metrics.writing) == ([CLIENT_GONE], 0)

@@ -21,9 +21,11 @@ from ray.tune import PlacementGroupFactory
 from vlmgym.engine_actor import start_engine
 from vlmgym.engine_group import EngineGroup
 from vlmgym.engine_placement import actor_options, engine_bundles, engine_options, learner_places, weights_transport
+from vlmgym.grpo.batching import num_tokens
 from vlmgym.grpo.collector import GroupCollector
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.group_stats import log_group_stats
+from vlmgym.grpo.micro_batches import share_out
 from vlmgym.grpo.runner import PlayedGroup
 from vlmgym.weights import WeightPush
 
@@ -124,11 +126,13 @@ class GRPO(Algorithm):
             self._engine_group.sleep()
 
     def _update(self, groups: Sequence[PlayedGroup]) -> None:
+        """One object per learner, which RLlib hands out in order: whole groups, about as many tokens for each."""
+        shares = share_out([num_tokens(group.episode) for group in groups], max(1, self.config.num_learners))
         timesteps = {
             NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
         }
         results = self.learner_group.update(
-            episodes_refs=[ray.put([group.episode]) for group in groups],
+            episodes_refs=[ray.put([groups[i].episode for i in share]) for share in shares],
             timesteps=timesteps,
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,

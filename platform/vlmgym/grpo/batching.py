@@ -1,4 +1,4 @@
-"""How groups become training batches: advantages, sequences to learn from, micro-batches under a token budget."""
+"""How groups become training batches: advantages, sequences to learn from, tensors of a micro-batch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ RESPONSE_LOGPROBS = "response_logprobs"
 WEIGHTS_VERSION = "weights_version"
 IMAGE_DIGESTS = "image_digests"
 NUM_CUT_TURNS = "num_cut_turns"
+
+
+def num_tokens(group: Any) -> int:
+    """Tokens that a learner reads of a group, a `MultiAgentEpisode`: prompt and response of every decision."""
+    outputs = [branch.extra_model_outputs for branch in group.agent_episodes.values()]
+    return sum(len(ids) for output in outputs for name in (PROMPT_IDS, RESPONSE_IDS) for ids in output[name])
 
 
 class MicroBatch(NamedTuple):
@@ -104,25 +110,6 @@ def object_array(records: Sequence[TrainSequence]) -> NDArray[np.object_]:
     for index, record in enumerate(records):
         array[index] = record
     return array
-
-
-def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of sequences per micro-batch, sorted by length so that little is padded.
-
-    Rows x longest length stays within `max_tokens`; a sequence longer than that has a micro-batch of its own.
-
-    >>> plan_micro_batches([3, 9, 4, 3], max_tokens=12)
-    [[0, 3, 2], [1]]
-    """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    plan: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if plan and (len(plan[-1]) + 1) * lengths[index] <= max_tokens:
-            plan[-1].append(index)
-        else:
-            plan.append([index])
-    return plan
 
 
 def collate(records: Sequence[TrainSequence], processor: VLMProcessor, device: torch.device) -> MicroBatch:

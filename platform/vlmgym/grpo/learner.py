@@ -13,8 +13,9 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 
 from vlmgym.grpo.advantages import NORMALISED_OVER_BATCH, normalise_over_batch
-from vlmgym.grpo.batching import SEQUENCES, MicroBatch, collate, plan_micro_batches
+from vlmgym.grpo.batching import SEQUENCES, MicroBatch, collate
 from vlmgym.grpo.loss import Responses, divergence, masked_sum, policy_loss, to_go, truncated_importance
+from vlmgym.grpo.micro_batches import padding_fraction, plan_micro_batches, with_at_least
 from vlmgym.grpo.sequences import TrainSequence, without_mismatch
 from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS, VLMModule
 
@@ -96,8 +97,8 @@ class GRPOLearner(TorchLearner):
     def _accumulate(self, module_id: str, given: Sequence[TrainSequence]) -> torch.Tensor:
         """Backward passes of all micro-batches; gradients add up to those of one batch over all learners.
 
-        Every learner runs the same number of rounds, hence of collectives; one that has fewer micro-batches repeats its
-        last with weight zero.
+        Every learner runs the same number of rounds, hence of collectives; one that has fewer micro-batches cuts them
+        smaller, and where it has not as many sequences repeats its last with weight zero.
         """
         module = self.module[module_id]
         processor = _vlm(module).processor
@@ -112,6 +113,7 @@ class GRPOLearner(TorchLearner):
         total_weight = self._sum_over_learners(sum(float(record.weights.sum()) for record in records))
         denominator = self._sum_over_learners(sum(record.denominator for record in records))
         num_rounds = int(self._over_learners(len(plan), dist.ReduceOp.MAX))
+        plan = with_at_least(plan, num_rounds)
         self._totals = defaultdict(float)
         self._worst_mismatch = 0.0
         for turn in range(num_rounds):
@@ -157,11 +159,10 @@ class GRPOLearner(TorchLearner):
             for name, total in zip(names, sums, strict=True)
         }
         worst = self._over_learners(self._worst_mismatch, dist.ReduceOp.MAX)
-        used = sum(record.num_tokens for record in records)
-        padded = sum(len(rows) * max(records[i].num_tokens for i in rows) for rows in plan)
+        lengths = [record.num_tokens for record in records]
         self.metrics.log_dict({**means, "logprob_mismatch_max": worst}, key=module_id, window=1)
-        self.metrics.log_dict({"padding_fraction": 1.0 - used / padded}, key=module_id, window=1)
-        self.metrics.log_dict({"num_tokens": used, "num_sequences": len(records)}, key=module_id, reduce="sum")
+        self.metrics.log_dict({"padding_fraction": padding_fraction(lengths, plan)}, key=module_id, window=1)
+        self.metrics.log_dict({"num_tokens": sum(lengths), "num_sequences": len(records)}, key=module_id, reduce="sum")
         return torch.tensor(means["loss"])
 
     def _sum_over_learners(self, value: float) -> float:

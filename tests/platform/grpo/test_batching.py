@@ -1,25 +1,10 @@
 import numpy as np
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vlmgym.grpo.batching import collate, object_array, plan_micro_batches
+from vlmgym.grpo.batching import collate, object_array
 from vlmgym.grpo.sequences import TrainSequence
 from vlmgym_policies.processing import VLMProcessor
 from vlmgym_policies.prompting import make_prompt
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))
-def test_a_plan_holds_every_sequence_once_and_keeps_the_budget(lengths, max_tokens):
-    plan = plan_micro_batches(lengths, max_tokens)
-    assert sorted(index for rows in plan for index in rows) == list(range(len(lengths)))
-    for rows in plan:
-        assert len(rows) * max(lengths[i] for i in rows) <= max_tokens or len(rows) == 1
-
-
-def test_equal_lengths_fill_the_budget():
-    assert [len(rows) for rows in plan_micro_batches([10] * 7, max_tokens=30)] == [3, 3, 1]
 
 
 def test_object_array_keeps_records_whole():
@@ -66,6 +51,3 @@ def test_pictures_come_along_in_order(make_model, game):
     assert inputs["image_grid_thw"].tolist() == [[1, 6, 8]] * 2
 
 
-def test_the_token_budget_must_be_positive():
-    with pytest.raises(ValueError, match="max_tokens must be at least 1"):
-        plan_micro_batches([1], 0)

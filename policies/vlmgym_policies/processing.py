@@ -161,8 +161,14 @@ class VLMProcessor:
         token_ids: Sequence[NDArray[np.int32]],
         images: Sequence[Sequence[bytes]],
         padding: Literal["left", "right"],
+        *,
+        distinct_images: bool = False,
     ) -> dict[str, torch.Tensor]:
-        """One padded batch of model inputs: int64 [B, T] ids and mask, and the pixels of all images in order."""
+        """One padded batch of model inputs: int64 [B, T] ids and mask, and the pixels of all images in order.
+
+        distinct_images: equal images come once, at the place of the first, and `image_sources` says for each image in
+        order which of them it is; for `seeing_each_once`.
+        """
         width = max(len(ids) for ids in token_ids)
         input_ids = torch.full((len(token_ids), width), self.pad_token_id, dtype=torch.int64)
         attention_mask = torch.zeros_like(input_ids)
@@ -170,9 +176,14 @@ class VLMProcessor:
             place = slice(width - len(ids), width) if padding == "left" else slice(0, len(ids))
             input_ids[row, place] = torch.from_numpy(np.asarray(ids, dtype=np.int64))
             attention_mask[row, place] = 1
-        pixels = [self._image_pixels(image) for row in images for image in row]
+        pictures = [image for row in images for image in row]
+        shown = list(dict.fromkeys(pictures)) if distinct_images else pictures
+        pixels = [self._image_pixels(image) for image in shown]
         batch = {"input_ids": input_ids, "attention_mask": attention_mask}
         batch |= {name: torch.cat([p[name] for p in pixels]) for name in (pixels[0] if pixels else ())}
+        if distinct_images and pixels:
+            places = {image: place for place, image in enumerate(shown)}
+            batch["image_sources"] = torch.tensor([places[image] for image in pictures])
         if pixels and "mm_token_type_ids" in self._model_arguments:
             batch["mm_token_type_ids"] = (input_ids == self.image_token_id).long()
         return batch

@@ -12,7 +12,9 @@ import torch
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from transformers import PreTrainedModel
 
+from vlmgym_policies.pictures import seeing_each_once
 from vlmgym_policies.processing import VLMProcessor, load_vlm, quiet_transformers
+from vlmgym_policies.training_inputs import TrainingInputs
 
 HF_DIRECTORY = "hf"
 LOGPROBS = "logprobs"
@@ -34,12 +36,14 @@ class VLMModule(TorchRLModule):
     def setup(self) -> None:
         self.model = self.reference = None
         self.processor: VLMProcessor | None = None
+        self.training_inputs: TrainingInputs | None = None
         if self.inference_only:
             return
         config = self.model_config
         dtype = getattr(torch, config["dtype"])
         self.processor = VLMProcessor(config["path"])
         self.model = load_vlm(config["path"], dtype)
+        self.training_inputs = TrainingInputs(self.processor, self.model, vision_tower(self.model))
         if not config["train_vision"]:
             vision_tower(self.model).requires_grad_(False)
         if config["reference"]:
@@ -47,7 +51,7 @@ class VLMModule(TorchRLModule):
         self._banned = torch.tensor(self.processor.banned_token_ids, dtype=torch.int64)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """batch: the processor's model inputs and `num_scored`, how many last positions are responses.
+        """batch: `training_inputs` and `num_scored`, how many last positions are responses.
 
         Returns float32 [B, num_scored] log-probabilities (and entropy of the policy) of the last `num_scored` tokens.
         """
@@ -64,7 +68,8 @@ class VLMModule(TorchRLModule):
     def _score(
         self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_scored: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = model(**inputs, use_cache=False, logits_to_keep=num_scored + 1).logits[:, :-1].float()
+        with seeing_each_once(vision_tower(model), inputs) as seen:
+            logits = model(**seen, use_cache=False, logits_to_keep=num_scored + 1).logits[:, :-1].float()
         logits = logits / self.model_config["temperature"]
         logits = logits.index_fill(-1, self._banned.to(logits.device), float("-inf"))
         all_logprobs = torch.log_softmax(logits, dim=-1)

@@ -16,7 +16,7 @@ from vlmgym.grpo.advantages import AdvantageRule, decision_advantages
 from vlmgym.grpo.sequences import TrainSequence, merge_turns, response_weight
 from vlmgym.grpo.variants import AverageOver
 from vlmgym_policies.engine import Prompt
-from vlmgym_policies.processing import VLMProcessor
+from vlmgym_policies.training_inputs import TrainingInputs
 
 SEQUENCES = "sequences"
 PROMPT_IDS = "prompt_ids"
@@ -112,9 +112,9 @@ def object_array(records: Sequence[TrainSequence]) -> NDArray[np.object_]:
     return array
 
 
-def collate(records: Sequence[TrainSequence], processor: VLMProcessor, device: torch.device) -> MicroBatch:
+def collate(records: Sequence[TrainSequence], to_inputs: TrainingInputs, device: torch.device) -> MicroBatch:
     """Pads records on the right; response values stand where their token is predicted for, zeros elsewhere."""
-    inputs = processor.collate([r.token_ids for r in records], [r.images for r in records], padding="right")
+    inputs = to_inputs([r.token_ids for r in records], [r.images for r in records])
     width = inputs["input_ids"].shape[1]
     num_scored = width - min(len(r.prompt_ids) for r in records)
     columns = {name: torch.zeros(len(records), num_scored) for name in ("old_logprobs", "weights", "advantages")}

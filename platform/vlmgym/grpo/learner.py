@@ -101,8 +101,8 @@ class GRPOLearner(TorchLearner):
         smaller, and where it has not as many sequences repeats its last with weight zero.
         """
         module = self.module[module_id]
-        processor = _vlm(module).processor
-        assert processor is not None, "learners hold the whole module"
+        processor, to_inputs = _vlm(module).processor, _vlm(module).training_inputs
+        assert processor is not None and to_inputs is not None, "learners hold the whole module"
         records = [without_mismatch(record, processor) for record in given]
         num_mismatches = sum(new is not old for new, old in zip(records, given, strict=True))
         self.metrics.log_value((module_id, "num_image_mismatches"), num_mismatches, reduce="sum")
@@ -117,7 +117,7 @@ class GRPOLearner(TorchLearner):
         self._totals = defaultdict(float)
         self._worst_mismatch = 0.0
         for turn in range(num_rounds):
-            micro = collate([records[i] for i in plan[min(turn, len(plan) - 1)]], processor, self._device)
+            micro = collate([records[i] for i in plan[min(turn, len(plan) - 1)]], to_inputs, self._device)
             if turn >= len(plan):
                 micro = micro._replace(weights=torch.zeros_like(micro.weights))
             with _synchronising_only(module, last=turn == num_rounds - 1):

@@ -13,8 +13,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from vlmgym_policies.engine import Message, Sampling
 from vlmgym_policies.engines._hf_cache import JoiningRows, LeavingRows, rows_can_join
-from vlmgym_policies.engines._hf_positions import Positions
 from vlmgym_policies.engines._hf_sampling import draw
+from vlmgym_policies.positions import Positions
 from vlmgym_policies.processing import FittedPrompt, VLMProcessor
 
 # Attention that adds what it is given to its scores; other kinds, such as flash attention, want [B, width].

@@ -26,11 +26,11 @@ def record(prompt, response, advantage, images=()):
     )
 
 
-def test_values_stand_where_their_token_is_predicted(make_model):
+def test_values_stand_where_their_token_is_predicted(make_model, inputs_of):
     """Prompts of 3 and 1 tokens, responses of 2 and 3: width 5, the last 4 positions are scored."""
     processor = VLMProcessor(str(make_model(0)))
     records = [record([5, 6, 7], [8, 9], 0.5), record([5], [6, 7, 8], -1.0)]
-    micro = collate(records, processor, torch.device("cpu"))
+    micro = collate(records, inputs_of(processor), torch.device("cpu"))
     pad = processor.pad_token_id
     torch.testing.assert_close(micro.inputs["input_ids"], torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, pad]]))
     assert micro.inputs["num_scored"] == 4
@@ -40,14 +40,12 @@ def test_values_stand_where_their_token_is_predicted(make_model):
     torch.testing.assert_close(micro.turns, torch.tensor([[0, 0, 0, 1], [0, 1, 2, 0]]))
 
 
-def test_pictures_come_along_in_order(make_model, game):
+def test_pictures_come_along_in_order(make_model, game, inputs_of):
     processor = VLMProcessor(str(make_model(0)))
     prompts = [make_prompt(game.prompt, game.render(game.mid_game(seed))) for seed in range(2)]
     records = [record(processor.encode(p), [8, 9], 1.0, p.images) for p in prompts]
-    inputs = collate(records, processor, torch.device("cpu")).inputs
+    inputs = collate(records, inputs_of(processor), torch.device("cpu")).inputs
     ids = [processor.encode(p) for p in prompts]
     expected = processor.collate(ids, [p.images for p in prompts], "right")["pixel_values"]
     torch.testing.assert_close(inputs["pixel_values"], expected)
     assert inputs["image_grid_thw"].tolist() == [[1, 6, 8]] * 2
-
-

@@ -71,7 +71,7 @@ def test_losses_are_averaged_by_hand(average_over):
     assert mean == pytest.approx({"tokens": 2.5, "responses": 2.0, "max_tokens": 1.0}[average_over])
 
 
-def test_a_sequence_whose_picture_the_sampler_saw_otherwise_counts_for_nothing(make_model, game):
+def test_a_sequence_whose_picture_the_sampler_saw_otherwise_counts_for_nothing(make_model, game, inputs_of):
     processor = VLMProcessor(str(make_model(0)))
     prompt, other = (make_prompt(game.prompt, game.render(game.mid_game(seed))) for seed in range(2))
     right = sequence(processor.encode(prompt), [8, 9], 1.0, prompt.images)
@@ -87,6 +87,6 @@ def test_a_sequence_whose_picture_the_sampler_saw_otherwise_counts_for_nothing(m
     left = without_mismatch(wrong, processor)
     assert left.images == () and not left.weights.any() and left.denominator == 0.0
     assert processor.image_token_id not in left.token_ids and left.response_ids.tolist() == [8]
-    batch = collate([right, left], processor, torch.device("cpu"))
+    batch = collate([right, left], inputs_of(processor), torch.device("cpu"))
     assert batch.weights.sum() == 1.0  # and the batch still fits the model's inputs: one picture for one sequence
     assert len(batch.inputs["image_grid_thw"]) == 1

@@ -1,4 +1,4 @@
-"""At which positions a model finds the tokens of a prompt: on one axis, or on three where pictures have sides."""
+"""At which positions a model finds the tokens of a text: on one axis, or on three where pictures have sides."""
 
 from __future__ import annotations
 
@@ -45,10 +45,32 @@ class Positions:
             position_ids[:, row, -length:], deltas[row] = self._of_layout(token_ids, types, _as_tuples(grids[row]))
         return position_ids, deltas
 
+    def of_sequences(self, inputs: Mapping[str, torch.Tensor], num_images: Sequence[int]) -> torch.Tensor | None:
+        """Positions of whole sequences, int64 [3, B, T] on the CPU; None where a model counts itself, on one axis.
+
+        inputs: as `VLMProcessor.collate` makes them, padded on the right, where positions mean nothing. num_images: of
+        each row.
+        """
+        if not self.is_mrope:
+            return None
+        num_rows, width = inputs["input_ids"].shape
+        position_ids = torch.arange(width).expand(3, num_rows, -1).clone()
+        if "mm_token_type_ids" not in inputs:
+            return position_ids
+        grids = torch.split(inputs["image_grid_thw"], list(num_images))
+        shown = inputs["mm_token_type_ids"].cumsum(-1).argmax(-1) + 1  # up to the last token of a picture
+        for row in (row for row in range(num_rows) if num_images[row]):
+            end = int(shown[row])
+            token_ids = tuple(inputs["input_ids"][row, :end].tolist())
+            types = tuple(inputs["mm_token_type_ids"][row, :end].tolist())
+            position_ids[:, row, :end], delta = self._of_layout(token_ids, types, _as_tuples(grids[row]))
+            position_ids[:, row, end:] += delta
+        return position_ids
+
     def _compute(
         self, token_ids: tuple[int, ...], types: tuple[int, ...], grids: tuple[tuple[int, ...], ...]
     ) -> tuple[torch.Tensor, int]:
-        """Of one prompt without padding, [3, T]. Takes about a millisecond; prompts of a game seldom differ here."""
+        """Of one text without padding, [3, T]. Takes about a millisecond; prompts of a game seldom differ here."""
         position_ids, deltas = self._model.get_rope_index(
             input_ids=torch.tensor([token_ids]),
             mm_token_type_ids=torch.tensor([types]),

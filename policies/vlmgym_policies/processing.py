@@ -165,9 +165,7 @@ class VLMProcessor:
         distinct_images: bool = False,
     ) -> dict[str, torch.Tensor]:
         """One padded batch of model inputs: int64 [B, T] ids and mask, and the pixels of all images in order.
-
-        distinct_images: equal images come once, at the place of the first, and `image_sources` says for each image in
-        order which of them it is; for `seeing_each_once`.
+        distinct_images: equal ones come once, and `image_sources` says which each is, as `seeing_each_once` takes it.
         """
         width = max(len(ids) for ids in token_ids)
         input_ids = torch.full((len(token_ids), width), self.pad_token_id, dtype=torch.int64)
@@ -182,8 +180,7 @@ class VLMProcessor:
         batch = {"input_ids": input_ids, "attention_mask": attention_mask}
         batch |= {name: torch.cat([p[name] for p in pixels]) for name in (pixels[0] if pixels else ())}
         if distinct_images and pixels:
-            places = {image: place for place, image in enumerate(shown)}
-            batch["image_sources"] = torch.tensor([places[image] for image in pictures])
+            batch["image_sources"] = torch.tensor([shown.index(image) for image in pictures])
         if pixels and "mm_token_type_ids" in self._model_arguments:
             batch["mm_token_type_ids"] = (input_ids == self.image_token_id).long()
         return batch

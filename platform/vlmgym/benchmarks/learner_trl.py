@@ -29,7 +29,7 @@ from vlmgym.benchmarks.learner_workload import (
 from vlmgym.grpo.batching import PROMPT_IDS
 from vlmgym_policies.processing import load_vlm, quiet_transformers
 
-INSTALL = "pip install 'trl>=1.16,<2'"
+INSTALL = "pip install trl==1.16.0"
 
 
 def check_trl() -> None:
@@ -47,7 +47,7 @@ def trl(workload: Workload, num_steps: int, stopwatch: Stopwatch) -> None:
     into tokens, responses into text, and rewards. Micro-batches are as many rows as fit into the platform's budget.
     """
     from transformers import AutoProcessor, PrinterCallback
-    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     deals = [deal(workload, step) for step in range(num_steps)]
     rows = [_row(group) for groups in deals for group in groups]
@@ -99,7 +99,7 @@ def longest_tokens(deals: list[list[MultiAgentEpisode]]) -> int:
 
 
 def _arguments(workload: Workload, num_steps: int, longest: int, folder: str) -> Any:
-    from trl import GRPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
     rows = rows_per_micro_batch(workload.num_sequences, longest, workload.config.micro_batch_tokens)
     return GRPOConfig(

@@ -114,7 +114,7 @@ class _Writer:
         ids[-1] = self._processor.eos_token_ids[0]
         digests = tuple(self._processor.image_digest(image) for image in prompt.images)
         logprobs = np.full(len(ids), -np.log(len(self._words)), dtype=np.float32)
-        return [Completion("", self._processor.encode(prompt), ids, logprobs, "stop", 0, digests)]
+        return [Completion("", self._processor.encode(prompt), ids, logprobs, "stop", 0, image_digests=digests)]
 
 
 def _with_random_rewards(group: MultiAgentEpisode, seed: int) -> MultiAgentEpisode:

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from vlmgym_policies.history import History
 from vlmgym_policies.prompting import Observation
 
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja")
@@ -58,6 +59,12 @@ def trained_observation(model_dir: Path) -> Observation | None:
     """What prompts showed where the model was trained; None for a model that lies in no run directory."""
     job = _trained_job(model_dir)
     return None if job is None else job.get("prompt", {}).get("observation", "picture")
+
+
+def trained_history(model_dir: Path) -> History | None:
+    """What the prompts of that job held of earlier turns; None for a model that lies in no run directory."""
+    job = _trained_job(model_dir)
+    return None if job is None else History(**job.get("prompt", {}).get("history", {}))
 
 
 def _trained_job(model_dir: Path) -> Mapping[str, Any] | None:

@@ -152,7 +152,7 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
     )
     config.vlm(model_path, dtype=job.model.dtype, train_vision=job.model.train_vision)
     config.rewards(game=job.reward.game, perception=job.reward.perception, format=job.reward.format)
-    config.prompting(observation=job.prompt.observation)
+    config.prompting(observation=job.prompt.observation, history=job.prompt.history.make())
     config.sampling(temperature=job.sampling.temperature, max_tokens=job.sampling.max_tokens)
     config.engines(
         engine_type=job.engine.type,

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from vlmgym.job import JobError, JobFile, load_job, save_job
 from vlmgym.stages import grpo_config
+from vlmgym_policies.history import History
 
 WriteJob = Callable[..., Path]
 COLD_START = "cold_start: {updates: 10, lr: 1e-3, teacher: {solver: 1}}"
@@ -25,6 +26,17 @@ def test_the_rule_of_the_reward_reaches_the_environments(write_job: WriteJob) ->
     assert grpo_config(load_job(write_job()), "m").env_config["reward"] == "progress"
     raw = load_job(write_job(), overrides=["reward.rule=raw"])
     assert grpo_config(raw, "m").env_config["reward"] == "raw"
+
+
+def test_the_objective_and_the_history_reach_the_algorithm(write_job: WriteJob) -> None:
+    objective = "advantage: rloo, credit: turn, gamma: 0.9, loss: gspo, average_over: responses, entropy_coeff: 0.01"
+    job = load_job(
+        write_job(f"grpo: {{{objective}}}"), overrides=["prompt.history.turns=all", "prompt.history.pictures=1"]
+    )
+    config = grpo_config(job, "m")
+    config.validate()
+    assert config.advantage_rule == ("rloo", "turn", 0.9, 0.0) and config.history == History("all", 1)
+    assert (config.loss, config.average_over, config.entropy_coeff) == ("gspo", "responses", 0.01)
 
 
 def test_reward_defaults_depend_on_the_game_and_each_weight_can_be_set(write_job: WriteJob) -> None:
@@ -97,6 +109,9 @@ def test_a_hub_name_needs_no_directory(write_job: WriteJob) -> None:
         ("model.path=a/b", "model: one of path and tiny is required, and only one"),
         ("model={path: /no/such/model}", "model: path '/no/such/model' does not exist"),
         ("model={path: model}", "model: path 'model' does not exist"),
+        ("prompt.history.turns=-1", "prompt.history.turns: turns must be a whole number of at least 0 or all, got -1"),
+        ("prompt.history.pictures=some", "pictures must be a whole number of at least 0 or all, got 'some'"),
+        ("grpo.advantage=gae", "grpo.advantage must be one of 'grpo', 'dr_grpo', 'rloo', "),
         ("grpo.lr=fast", "grpo.lr must be a number, got 'fast'"),
         ("grpo.lr=-1", "grpo.lr must be above 0, got -1"),
         ("grpo.lr=.nan", "grpo.lr must be a finite number, got nan"),

@@ -84,6 +84,24 @@ Shown = Annotated[
         rich_help_panel=_MODELS,
     ),
 ]
+HistoryTurns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="Earlier steps in a prompt. A model in a run directory has what its job says.",
+        show_default="0",
+        rich_help_panel=_MODELS,
+    ),
+]
+HistoryPictures = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="How many of these steps, the last ones, keep their picture.",
+        show_default="all",
+        rich_help_panel=_MODELS,
+    ),
+]
 Concurrency = Annotated[
     int, typer.Option(min=1, help="Requests at a time, or prompts of a batch.", rich_help_panel=_MODELS)
 ]
@@ -115,6 +133,8 @@ def evaluate(
     temperature: Temperature = 1.0,
     max_tokens: MaxTokens = None,
     observation: Shown = None,
+    history_turns: HistoryTurns = None,
+    history_pictures: HistoryPictures = None,
     concurrency: Concurrency = 32,
     timeout: Timeout = 600.0,
     retries: Retries = 5,
@@ -125,7 +145,7 @@ def evaluate(
     """Plays games with a policy and tells its score beside those of the game's teachers."""
     from vlmgym.evals.evaluation import MAX_VIDEOS, Conduct
     from vlmgym.evals.log import Evaluation
-    from vlmgym.evals.policies import find_policy, trained_max_tokens, trained_observation
+    from vlmgym.evals.policies import find_policy, history_of, trained_max_tokens, trained_observation
     from vlmgym.evals.protocol import MAX_STEPS
     from vlmgym.home import at_home
 
@@ -148,6 +168,7 @@ def evaluate(
         seed=seed,
         temperature=temperature,
         max_tokens=max_tokens or trained_max_tokens(found) or DEFAULT_MAX_TOKENS,
+        history=history_of(found, history_turns, history_pictures),
     )
     num_videos = {None: MAX_VIDEOS, True: runs, False: 0}[video]
     conduct = Conduct(concurrency, timeout, retries, ceilings, num_videos)
@@ -212,6 +233,7 @@ def _plan(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
     print(f"starts       seed {evaluation.seed}: run 0 at {start_seed(evaluation.seed, 0)}")
     print(f"responses    temperature {evaluation.temperature:g}, at most {evaluation.max_tokens} tokens")
     print(f"observation  {evaluation.observation}")
+    print(f"history      {evaluation.history.turns} earlier steps, {evaluation.history.pictures} of them with picture")
     print(f"ceilings     {', '.join(CEILINGS) if conduct.ceilings else 'none'}")
     print(f"videos       {min(conduct.num_videos, evaluation.num_runs)}")
     print(f"results      {out}")

@@ -18,9 +18,10 @@ from vlmgym.errors import BadInput
 from vlmgym.evals.protocol import Protocol, ScoreRule
 from vlmgym_envs.core import Game
 from vlmgym_envs.registry import make_game
+from vlmgym_policies.history import History
 from vlmgym_policies.prompting import Observation
 
-VERSION = 1
+VERSION = 2
 LOG_FILE = "eval.json"
 
 
@@ -49,7 +50,7 @@ class Evaluation(Record):
     """What is evaluated: equal ones give equal results.
 
     knobs: all of the level, overrides included. prompt: the game's, the same in every step. observation: what a prompt
-    shows of the board.
+    shows of the board. history: what it holds of earlier steps.
     """
 
     game: str
@@ -66,6 +67,7 @@ class Evaluation(Record):
     seed: int = Field(ge=0)
     temperature: float = Field(ge=0)
     max_tokens: int = Field(ge=1)
+    history: History = History()
 
     def make_game(self) -> Game[Any, Any, Any]:
         return make_game(self.game, self.level, **self.overrides)

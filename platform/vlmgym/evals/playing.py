@@ -14,6 +14,7 @@ from vlmgym.evals.summary import shares_of, sum_errors, sum_tokens
 from vlmgym_envs.core import Game, Step
 from vlmgym_policies.answers import Response, parse_response
 from vlmgym_policies.engine import Completion, Engine, GenerationError, Message, Prompt, Sampling
+from vlmgym_policies.history import History, Turn
 from vlmgym_policies.insight import Regrets, legal_as_perceived, perceive
 from vlmgym_policies.prompting import ask
 
@@ -109,7 +110,8 @@ class LiveRun:
 class Player:
     """Plays runs of one evaluation with one engine.
 
-    sees_pictures: without it, prompts hold none, and nothing is drawn. on_step: for each step that was asked for.
+    sees_pictures: without it, prompts hold no picture and no history, and nothing is drawn. on_step: for each step
+    that was asked for.
     """
 
     game: Game[Any, Any, Any]
@@ -125,25 +127,34 @@ class Player:
         Errors: BadInput where the past answers lead elsewhere than they did.
         """
         run = LiveRun(self.game, self.evaluation, number)
+        memory = self._history.memory()
         for step in past:
+            if memory.maxlen != 0:
+                memory.append(Turn(self._question(run.state), step.response))
             if run.over or run.play(Reply(step.response, step.cut, step.tokens)) != step:
                 raise BadInput(f"step {len(run.steps)} of run {number} is another than before: choose another --out")
-        error, prompt = None, None
+        error, asked = None, None
         while not run.over and error is None:
             await asyncio.sleep(0)  # teachers never wait, and an interrupt is only heard by a loop that moves on
-            if prompt is None or prompt.state is not run.state:
-                prompt = self._prompt(run.state)
+            if asked is None or asked.state is not run.state:
+                asked = self._question(run.state)
+            prompt = self._history.prompt(memory, asked)
             try:
                 (completion,) = await self.engine.generate([prompt], self._sampling(run))
             except GenerationError as failure:
                 error = str(failure)
             else:
+                memory.append(Turn(asked, completion.text))
                 self.on_step(number, len(run.steps), run.play(_reply(completion)))
         log = run.end(error)
         self.on_end(log)
         return log
 
-    def _prompt(self, state: Any) -> Prompt:
+    @property
+    def _history(self) -> History:
+        return self.evaluation.history if self.sees_pictures else History()
+
+    def _question(self, state: Any) -> Prompt:
         if self.sees_pictures:
             return ask(self.game, state, self.evaluation.observation)
         return Prompt((Message("user", self.game.prompt),), state)

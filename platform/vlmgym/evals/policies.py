@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vlmgym_envs.core import Game
 from vlmgym_envs.names import unknown_name
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.engine import Engine, make_engine
+from vlmgym_policies.history import History
 from vlmgym_policies.prompting import Observation
 
 OTHER_FORMS = ("a model, checkpoint or run directory", "openai:MODEL@URL", "module:function")
@@ -102,6 +104,21 @@ def trained_max_tokens(policy: Policy) -> int | None:
 def trained_observation(policy: Policy) -> Observation | None:
     """What prompts showed where the model was trained; None for a model that lies in no run directory."""
     return model_dirs.trained_observation(Path(policy.name)) if policy.kind == "model" else None
+
+
+def history_of(policy: Policy, turns: str | None = None, pictures: str | None = None) -> History:
+    """What prompts hold of earlier steps: as where the model was trained, else nothing, unless it is asked for.
+
+    Errors: BadInput for what is neither a number nor all.
+    """
+    trained = model_dirs.trained_history(Path(policy.name)) if policy.kind == "model" else None
+    asked = {"turns": turns, "pictures": pictures}
+    given: dict[str, Any] = {name: text for name, text in asked.items() if text is not None}
+    given = {name: int(text) if text.isdecimal() else text for name, text in given.items()}
+    try:
+        return replace(trained or History(), **given)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 def _engine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group_stats import SCORE
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.engine import Completion, Prompt, Sampling
+from vlmgym_policies.history import Turn
 from vlmgym_policies.insight import Regrets
 from vlmgym_policies.prompting import ask
 from vlmgym_policies.scoring import RewardWeights
@@ -58,6 +60,8 @@ class GroupPlayer:
         self._max_tokens = config.max_tokens
         self._entropy = [config.seed or 0, int(config.in_evaluation), group_id]
         self._prompts: dict[int, tuple[Any, Prompt]] = {}
+        self._asked: dict[str, Prompt] = {}
+        self._memories: defaultdict[str, deque[Turn]] = defaultdict(config.history.memory)
         self._episode = MultiAgentEpisode(agent_to_module_mapping_fn=config.policy_mapping_fn)
 
     async def play(self) -> MultiAgentEpisode:
@@ -110,7 +114,8 @@ class GroupPlayer:
         if done:
             self._alive.discard(agent)
         over = not self._alive
-        prompt = self._prompt(agent, observations[agent])
+        self._memories[agent].append(Turn(self._asked[agent], completion.text))
+        prompt = self._asked[agent] if done else self._prompt(agent, observations[agent])
         self._episode.add_env_step(
             observations={agent: prompt},
             actions={agent: completion.text},
@@ -133,13 +138,15 @@ class GroupPlayer:
         return prompt
 
     def _prompt(self, agent: str, observation: dict[str, Any]) -> Prompt:
+        """What to ask, after as much of the branch's earlier turns as the configured history keeps."""
+        self._asked[agent] = asked = self._question(observation, self._env.states[agent])
+        return self._config.history.prompt(self._memories[agent], asked)
+
+    def _question(self, observation: dict[str, Any], state: Any) -> Prompt:
         """Siblings that share a picture share a prompt; the picture is kept so that its id stays its own."""
         image = observation["image"]
         if id(image) not in self._prompts:
-            self._prompts[id(image)] = (
-                image,
-                ask(self._env.game, self._env.states[agent], self._config.observation, image),
-            )
+            self._prompts[id(image)] = image, ask(self._env.game, state, self._config.observation, image)
         return self._prompts[id(image)][1]
 
 

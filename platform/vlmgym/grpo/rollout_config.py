@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 
+from vlmgym_policies.history import History
 from vlmgym_policies.prompting import Observation
 
 
@@ -22,6 +23,7 @@ class RolloutConfig(AlgorithmConfig):
         self.temperature = 1.0
         self.max_tokens = 8192
         self.observation: Observation = "picture"
+        self.history = History()
         self.reward_weights: dict[str, float] = {}
         self.engine_type = "hf"
         self.engine_options: dict[str, Any] = {}
@@ -84,9 +86,14 @@ class RolloutConfig(AlgorithmConfig):
         """How responses are drawn in training; evaluation with `explore=False` is greedy."""
         return self._set(temperature=temperature, max_tokens=max_tokens)
 
-    def prompting(self, *, observation: Observation = NotProvided) -> Self:
-        """What prompts show of the board: its "picture", its exact "text", or both, an "oracle" for perception."""
-        return self._set(observation=observation)
+    def prompting(self, *, observation: Observation = NotProvided, history: History = NotProvided) -> Self:
+        """What prompts hold.
+
+        Args:
+            observation: of the board its "picture", its exact "text", or both, an "oracle" for perception.
+            history: of the earlier turns of an episode; nothing by default.
+        """
+        return self._set(observation=observation, history=history)
 
     def rewards(self, **weights: float) -> Self:
         """Weights (`game`, `perception`, `format`) that differ from the paper's for the game that is played."""

@@ -7,6 +7,7 @@ import pytest
 
 from vlmgym.cli import main
 from vlmgym.evals.log import read_log
+from vlmgym_policies.history import History
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -36,11 +37,12 @@ def test_prints_the_policy_beside_its_ceilings(tmp_path: Path, capsys: pytest.Ca
 
 def test_options_reach_the_evaluation(tmp_path: Path) -> None:
     options = "--runs 1 --steps 2 --seed 5 --protocol full --temperature 0 --max-tokens 77 --no-ceilings --video"
+    options += " --history-turns 3 --history-pictures all"
     assert evaluate(tmp_path / "e", *options.split(), "--set", "rows=2", "--set", "copies=2") == 0
     log = read_log(tmp_path / "e")
     found = log.evaluation
     assert (found.num_runs, found.max_steps, found.seed, found.protocol) == (1, 2, 5, "full")
-    assert (found.temperature, found.max_tokens) == (0.0, 77)
+    assert (found.temperature, found.max_tokens, found.history) == (0.0, 77, History(3, "all"))
     assert found.overrides == {"rows": 2, "copies": 2} and found.knobs["copies"] == 2
     assert len(log.runs[0].states[0].splitlines()) == 2 and log.ceilings == {}
     assert (tmp_path / "e" / "videos" / "run-000.mp4").is_file()
@@ -52,6 +54,7 @@ def test_a_dry_run_plays_and_writes_nothing(tmp_path: Path, capsys: pytest.Captu
     assert lines["policy"] == "endpoint m at http://127.0.0.1:1/v1"
     assert lines["protocol"] == "full: 10 runs of at most 10000 steps"
     assert lines["game"].startswith("shisen_sho, level tiny: ") and "rows 3, cols 4" in lines["game"]
+    assert lines["history"] == "0 earlier steps, all of them with picture"
     assert lines["responses"] == "temperature 1, at most 8192 tokens"
     assert list(tmp_path.iterdir()) == []
 
@@ -68,6 +71,7 @@ def test_a_dry_run_plays_and_writes_nothing(tmp_path: Path, capsys: pytest.Captu
         (["--set", "level=1"], "unknown level knob 'level'"),
         (["--set", "colour=1"], "unknown level knob 'colour', did you mean 'colors'?"),
         (["--protocol", "papr"], "'papr' is not one of 'paper', 'full'"),
+        (["--history-turns", "full"], "history.turns must be a whole number of at least 0 or all, got 'full'"),
         (["--runs", "0"], "--runs': Input should be greater than or equal to 1"),
         (["--temperature", "-1"], "--temperature': Input should be greater than or equal to 0"),
         (["--policy", "looking:one_too_few", "--runs", "3"], "one_too_few must return one answer per prompt, 3, got 2"),
@@ -139,5 +143,5 @@ def test_compare_refuses_one_log_and_newer_ones(tmp_path: Path, capsys: pytest.C
     newer.write_text(json.dumps({"version": 99}))
     assert run("compare", tmp_path / "e", newer) == 2
     assert capsys.readouterr().err.endswith(
-        "newer.json has version 99, this vlmgym reads up to 1: install a newer vlmgym\n"
+        "newer.json has version 99, this vlmgym reads up to 2: install a newer vlmgym\n"
     )

@@ -47,7 +47,7 @@ def test_the_file_is_plain_json_with_a_line_per_run(log: EvalLog, tmp_path: Path
     write_log(log, tmp_path / "eval.json")
     text = (tmp_path / "eval.json").read_text(encoding="utf-8")
     found = json.loads(text)
-    assert found["version"] == 1
+    assert found["version"] == 2
     assert found["runs"][0]["steps"][1]["refused"] == "cell is empty"
     assert "refused" not in found["runs"][0]["steps"][0]
     lines = text.split("\n")

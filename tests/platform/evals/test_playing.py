@@ -13,6 +13,7 @@ from vlmgym_envs.core import Game
 from vlmgym_policies.answers import write_response
 from vlmgym_policies.baselines import Demonstrator
 from vlmgym_policies.engine import Completion, Engine, GenerationError, Prompt, Sampling, Usage, make_engine
+from vlmgym_policies.history import History
 
 AnyGame = Game[Any, Any, Any]
 Make = Callable[..., Evaluation]
@@ -102,6 +103,27 @@ def test_teachers_see_no_picture_and_models_do(make_evaluation: Make, monkeypatc
     monkeypatch.setattr("vlmgym_envs.draw.BoardPainter.paint", None)
     play(evaluation, scripted(write))
     assert [prompt.images for prompt in seen] == [()] * 6
+
+
+def test_prompts_hold_the_history_that_was_asked_for(make_evaluation: Make) -> None:
+    """Also after an interruption, behind the steps that were answered before; teachers have none."""
+    evaluation = make_evaluation(num_runs=1, max_steps=4, history=History("all", 1))
+    seen: list[Prompt] = []
+
+    def write(prompt: Prompt, rng: np.random.Generator) -> str:
+        seen.append(prompt)
+        return f"answer {len(prompt.messages) // 2}"
+
+    (whole,) = play(evaluation, scripted(write), pictures=True)
+    assert [len(prompt.messages) for prompt in seen] == [1, 3, 5, 7]
+    assert [len(message.images) for message in seen[3].messages] == [0, 0, 0, 0, 1, 0, 1]
+    assert [message.text for message in seen[3].messages[1::2]] == ["answer 0", "answer 1", "answer 2"]
+    first, last = seen[0], seen[3]
+    seen.clear()
+    assert play(evaluation, scripted(write), pictures=True, past={0: whole.steps[:3]}) == [whole]
+    assert seen == [last]
+    play(evaluation, scripted(write))
+    assert {len(prompt.messages) for prompt in seen[1:]} == {1} and first.state == seen[1].state
 
 
 class Delayed:

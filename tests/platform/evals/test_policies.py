@@ -9,9 +9,10 @@ import pytest
 
 from vlmgym.errors import BadInput
 from vlmgym.evals.log import Policy
-from vlmgym.evals.policies import find_policy, load_function, open_engine, trained_max_tokens
+from vlmgym.evals.policies import find_policy, history_of, load_function, open_engine, trained_max_tokens
 from vlmgym_envs.core import Game
 from vlmgym_policies.engine import Engine, Sampling
+from vlmgym_policies.history import History
 from vlmgym_policies.prompting import make_prompt
 
 AnyGame = Game[Any, Any, Any]
@@ -101,6 +102,9 @@ def test_a_directory_is_a_model_a_checkpoint_or_a_run(game: AnyGame, run_dir: Pa
     assert {policy.kind for policy in found} == {"model"}
     assert set(found[0].engine) == {"device", "dtype"}
     assert trained_max_tokens(found[0]) == trained_max_tokens(found[2]) == 48
+    assert history_of(found[0]) == History()
+    (run_dir / "job.yaml").write_text("prompt: {history: {turns: all, pictures: 2}}")
+    assert history_of(found[2]) == History("all", 2) and history_of(found[2], "3") == History(3, 2)
 
 
 def test_other_weights_are_another_policy(game: AnyGame, run_dir: Path) -> None:
@@ -120,6 +124,7 @@ def test_only_a_model_in_a_run_has_a_trained_bound(game: AnyGame, tmp_path: Path
     (tmp_path / "config.json").write_text("{}")
     assert trained_max_tokens(find_policy(str(tmp_path), game)) is None
     assert trained_max_tokens(find_policy("solver", game)) is None
+    assert history_of(find_policy("solver", game)) == History()
 
 
 def ask(policy: Policy, game: AnyGame) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from vlmgym.grpo.group_stats import SCORE, group_stats
 from vlmgym_envs.rllib import GameGroupEnv
 from vlmgym_policies.answers import parse_response, write_response
 from vlmgym_policies.engines.scripted import ScriptedEngine
+from vlmgym_policies.history import History
 
 
 class LocalHandle:
@@ -32,6 +33,7 @@ class LocalHandle:
 def config(**changes):
     values = {
         "observation": "picture",
+        "history": History(),
         "seed": 3,
         "in_evaluation": False,
         "temperature": 1.0,

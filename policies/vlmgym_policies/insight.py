@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import eq
 from typing import Any, NamedTuple
 
 from vlmgym_envs.core import Game, InvalidAnswer
@@ -27,9 +28,6 @@ ERRORS: Mapping[str, str] = {
 
 TOLERANCE = 1e-6
 """A regret up to this is none: values are sums of floats."""
-
-NEIGHBOURS = ((0, -1), (0, 1), (-1, 0), (1, 0))
-"""(rows, columns) by which a row of the block may be shifted."""
 
 
 class Perception(NamedTuple):
@@ -221,14 +219,21 @@ def _cell_error(game: Game[Any, Any, Any], true: str, written: str, aside: str |
 def _shift(
     game: Game[Any, Any, Any], truth: Sequence[Sequence[str]], row: int, written: Sequence[str]
 ) -> tuple[int, int] | None:
-    """The neighbour that a written row is taken from: where more of what it names stands than in place."""
-    named = [col for col, cell in enumerate(written) if game.cell_parts(cell)]
+    """(rows, columns) to where a written row is taken from: where more of what it names stands than in place."""
+    named = [cell if game.cell_parts(cell) else None for cell in written]
+    in_place = truth[row]
+    found = {
+        (0, -1): _num_equal(named[1:], in_place),
+        (0, 1): _num_equal(named, in_place[1:]),
+        (-1, 0): _num_equal(named, truth[row - 1]) if row else 0,
+        (1, 0): _num_equal(named, truth[row + 1]) if row + 1 < len(truth) else 0,
+    }
+    best = max(found, key=lambda shift: found[shift])
+    return best if found[best] > _num_equal(named, in_place) else None
 
-    def matches(shift: tuple[int, int]) -> int:
-        return sum(written[col] == _cell(truth, row, col, shift) for col in named)
 
-    best = max(NEIGHBOURS, key=matches)
-    return best if matches(best) > matches((0, 0)) else None
+def _num_equal(cells: Sequence[str | None], others: Sequence[str]) -> int:
+    return sum(map(eq, cells, others))
 
 
 def _cell(truth: Sequence[Sequence[str]], row: int, col: int, shift: tuple[int, int] | None) -> str | None:

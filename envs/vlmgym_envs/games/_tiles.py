@@ -1,7 +1,7 @@
 """Decides how a board of tiles is numbered, named and written as text."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,7 +43,7 @@ class NamedTiles(ABC):
         """The inverse of `write`, from stripped cells. Errors: ValueError naming the row, the column and the cell."""
         if len(cells) != rows:
             raise ValueError(f"board must have {rows} rows, got {len(cells)}")
-        tiles = {name: tile for tile, name in enumerate(self.names())}
+        tiles = _numbers(self)
         board = bytearray()
         for row, line in enumerate(cells):
             if len(line) != cols:
@@ -63,12 +63,18 @@ def _written(tiles: NamedTiles, board: bytes, cols: int) -> str:
     return "\n".join("|".join(cells[start : start + cols]) for start in range(0, len(cells), cols))
 
 
+@lru_cache(maxsize=64)
+def _numbers(tiles: NamedTiles) -> Mapping[str, int]:
+    """The tile of every name. Cached, as it is the same for all boards of a level."""
+    return {name: tile for tile, name in enumerate(tiles.names())}
+
+
 @lru_cache(maxsize=4096)
 def _parts(tiles: NamedTiles, name: str) -> tuple[str, ...] | None:
     """Cached, as a board has hundreds of cells of few kinds."""
     if name == EMPTY:
         return ()
-    return tiles._split(name) if name in tiles.names() else None
+    return tiles._split(name) if name in _numbers(tiles) else None
 
 
 @dataclass(frozen=True, slots=True)

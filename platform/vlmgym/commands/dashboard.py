@@ -10,7 +10,9 @@ import typer
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the JSON files go.")]
 Project = Annotated[str, typer.Option(help="The wandb project, as in a job's tracking.project.")]
-Entity = Annotated[str | None, typer.Option(help="The wandb team or user.", show_default="that of the key")]
+Entity = Annotated[
+    str | None, typer.Option(help="The wandb team or user that it is saved for.", show_default="that of the key")
+]
 
 WORKSPACE_FILE = "wandb-workspace.json"
 REPORT_FILE = "wandb-report.json"
@@ -28,11 +30,16 @@ def dashboard(out: Out = Path("dashboards"), project: Project = "vlmgym", entity
     except ModuleNotFoundError as error:
         raise BadInput("vlmgym dashboard needs wandb-workspaces: pip install 'vlmgym[dashboard]'") from error
     has_key = bool(os.environ.get("WANDB_API_KEY"))
-    owner = entity or (_default_entity() if has_key else "")
+    # With an owner, wandb-workspaces looks the project up, which takes a key.
+    owner = (entity or _default_entity()) if has_key else ""
     views = {WORKSPACE_FILE: workspace(owner, project), REPORT_FILE: report(owner, project)}
+    try:
+        texts = {name: to_json(view) for name, view in views.items()}
+    except ValueError as error:  # such as a project that no run was logged to yet
+        raise BadInput(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
-    for name, view in views.items():
-        (out / name).write_text(to_json(view) + "\n", encoding="utf-8")
+    for name, text in texts.items():
+        (out / name).write_text(text + "\n", encoding="utf-8")
     (out / GRAFANA_FILE).write_text(grafana_dashboard(), encoding="utf-8")
     print(f"vlmgym: {', '.join([*views, GRAFANA_FILE])} in {out}")
     if not has_key:

@@ -64,7 +64,7 @@ def test_the_command_writes_all_of_them_without_a_key(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(SystemExit) as ended:
-        main(["dashboard", "--out", str(tmp_path), "--project", "games"])
+        main(["dashboard", "--out", str(tmp_path), "--project", "games", "--entity", "us"])
     assert ended.value.code == 0 and "nothing was saved" in capsys.readouterr().out
     workspace = json.loads((tmp_path / "wandb-workspace.json").read_text())
     titles = [section["name"] for section in workspace["spec"]["section"]["panelBankConfig"]["sections"]]

@@ -46,15 +46,17 @@ class GRPOLearner(TorchLearner):
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: MicroBatch, fwd_out: Any) -> torch.Tensor:
         """The policy's term, the divergence from the start model and the entropy, summed over the tokens that count."""
-        logprobs, weights, advantages = fwd_out[LOGPROBS], batch.weights, batch.advantages
+        weights, advantages = batch.weights, batch.advantages
         responses = Responses(batch.turns, weights > 0)
-        old_logprobs, importance = batch.old_logprobs, torch.ones_like(weights)
+        logprobs = _counted(fwd_out[LOGPROBS], responses)
+        old_logprobs = sampler_logprobs = _counted(batch.old_logprobs, responses)
+        importance = torch.ones_like(weights)
         if config.importance_cap is not None:
-            importance = truncated_importance(logprobs, old_logprobs, config.importance_cap)
+            importance = truncated_importance(logprobs, sampler_logprobs, config.importance_cap)
             old_logprobs = logprobs.detach()
         kl = torch.zeros_like(weights)
         if REFERENCE_LOGPROBS in fwd_out:
-            kl = divergence(config.kl, logprobs, fwd_out[REFERENCE_LOGPROBS])
+            kl = divergence(config.kl, logprobs, _counted(fwd_out[REFERENCE_LOGPROBS], responses))
             self._add("kl", masked_sum(kl, weights))
         if config.kl_in == "reward":
             advantages = advantages - config.kl_coeff * to_go(kl.detach(), responses)
@@ -66,13 +68,13 @@ class GRPOLearner(TorchLearner):
         entropy = masked_sum(fwd_out[ENTROPY], weights)
         if config.entropy_coeff:
             loss = loss - config.entropy_coeff * entropy
-        mismatch = (logprobs.detach() - batch.old_logprobs).abs()
+        mismatch = (logprobs.detach() - sampler_logprobs).abs()
         self._add("loss", loss)
         self._add("entropy", entropy)
         self._add("clip_fraction", masked_sum(token.clipped, weights))
         self._add("ratio", masked_sum(token.ratio, weights))
         self._add("logprob_mismatch", masked_sum(mismatch, weights))
-        self._worst_mismatch = max(self._worst_mismatch, float((mismatch * responses.counted).max()))
+        self._worst_mismatch = max(self._worst_mismatch, float(mismatch.max()))
         return loss
 
     def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
@@ -174,6 +176,11 @@ class GRPOLearner(TorchLearner):
         tensor = torch.tensor([value], dtype=torch.float64, device=self._device)
         dist.all_reduce(tensor, operation)
         return float(tensor)
+
+
+def _counted(logprobs: torch.Tensor, responses: Responses) -> torch.Tensor:
+    """0 for tokens that do not count: a placeholder between two turns has none that is finite, as it is never drawn."""
+    return torch.where(responses.counted, logprobs, 0.0)
 
 
 def _vlm(module: Any) -> VLMModule:

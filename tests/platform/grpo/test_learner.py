@@ -128,6 +128,19 @@ def test_every_variant_has_a_gradient_of_its_own(in_one):
             assert not torch.allclose(one, other, rtol=1e-2), number
 
 
+def test_what_counts_for_nothing_leaves_no_trace(learner, configure, module, game):
+    """As a sequence whose picture the sampler saw otherwise, and one that a learner repeats to keep up with others."""
+    config = configure()
+    records = sequences(module.processor, game, config)
+    idle = records[1]._replace(weights=np.zeros_like(records[1].weights), denominator=0.0)
+    results = []
+    for batch in (records[:1], [records[0], idle]):
+        results.append((*gradient(learner, batch), learner.metrics.peek((POLICY_ID, "logprob_mismatch_max"))))
+    (alone, loss, mismatch), (beside, same_loss, same_mismatch) = results
+    torch.testing.assert_close(beside, alone, rtol=1e-3, atol=1e-6)
+    assert same_loss == pytest.approx(loss, rel=1e-4) and same_mismatch == pytest.approx(mismatch, rel=1e-4)
+
+
 def test_the_entropy_bonus_raises_the_entropy(learner, configure, module, game):
     """Without advantages and divergence the loss is minus the mean entropy, which a step down the loss makes larger."""
     config = configure(kl_coeff=0.0, entropy_coeff=1.0)

@@ -50,7 +50,7 @@ def make_config(wordy):
             GRPOConfig()
             .environment(env_config=env_config)
             .vlm(wordy)
-            .training(**{"kl_coeff": 0.0, "grad_clip": None, **training})
+            .training(**{"grad_clip": None, **training})
             .sampling(max_tokens=6, temperature=3.0)
             .prompting(history=History(turns, pictures))
             .debugging(seed=5, log_level="ERROR")
@@ -125,8 +125,12 @@ def test_what_the_learner_scores_is_what_was_sampled(
 
 @pytest.mark.parametrize(
     "variant",
-    [{}, {"loss": "gspo", "average_over": "responses"}, {"average_over": "max_tokens"}],
-    ids=["token mean", "gspo", "max_tokens"],
+    [
+        {"kl_coeff": 0.1},
+        {"loss": "gspo", "average_over": "responses", "kl_coeff": 0.1, "kl": "k1", "kl_in": "reward"},
+        {"loss": "cispo", "average_over": "max_tokens", "entropy_coeff": 0.1},
+    ],
+    ids=["token mean", "gspo", "cispo"],
 )
 def test_merging_turns_changes_neither_loss_nor_gradient(make_config, engine, learner, monkeypatch, variant):
     config = make_config("all", credit="turn", gamma=0.5, advantage="dr_grpo", **variant)
@@ -138,6 +142,9 @@ def test_merging_turns_changes_neither_loss_nor_gradient(make_config, engine, le
     assert len(merged) < len(apart) == 3 * NUM_TURNS
     assert sum(record.num_tokens for record in merged) < sum(record.num_tokens for record in apart)
     results = [gradient(learner, records) for records in (merged, apart)]
+    metrics = learner.metrics.peek(POLICY_ID)
+    assert np.isfinite([metrics[name] for name in ("kl", "entropy", "ratio", "logprob_mismatch")]).all()
+    assert metrics["logprob_mismatch_max"] < 1e-4
     assert results[0][1] == pytest.approx(results[1][1], abs=1e-6)
     assert results[0][0].abs().max() > 1e-4
     torch.testing.assert_close(*(grad for grad, _ in results), rtol=1e-3, atol=1e-6)

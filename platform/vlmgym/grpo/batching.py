@@ -123,7 +123,7 @@ def collate(records: Sequence[TrainSequence], to_inputs: TrainingInputs, device:
         start = len(record.prompt_ids) - (width - num_scored)
         place = slice(start, start + len(record.response_ids))
         for name, column in columns.items():
-            column[row, place] = torch.from_numpy(getattr(record, name))
+            column[row, place] = torch.tensor(getattr(record, name))
     moved = {name: value.to(device) for name, value in inputs.items()}
     return MicroBatch(
         {**moved, "num_scored": num_scored}, **{name: column.to(device) for name, column in columns.items()}

@@ -15,6 +15,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from vlmgym.checkpoints import hugging_face_dir
 from vlmgym.grpo.algorithm import GRPO
 from vlmgym_envs.rllib import GameGroupEnv
+from vlmgym_policies.history import History
 from vlmgym_policies.processing import load_vlm
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -125,6 +126,28 @@ def test_two_learners_make_the_same_weights_as_one(make_config, build, weights_o
         assert result["learners"]["policy"]["logprob_mismatch_max"] < 1e-4
         weights[num_learners] = weights_of(algorithm)
         algorithm.stop()
+    (alone,), (one, two) = weights[0], weights[2]
+    for name, value in alone.items():
+        np.testing.assert_allclose(one[name], value, atol=1e-4, err_msg=name)
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.slow
+def test_two_learners_make_the_same_weights_of_games_of_several_turns(make_config, build, weights_of):
+    """Advantages normalised over the batch, one ratio per response, means over responses, a divergence as reward."""
+    weights, losses = {}, {}
+    for num_learners in (0, 2):
+        config = make_config(num_turns=3).environment(UnevenEnv).env_runners(num_env_runners=0)
+        config.prompting(history=History("all"))
+        config.training(advantage="reinforce_pp_baseline", credit="turn", gamma=0.9, step_weight=0.5)
+        config.training(loss="gspo", average_over="responses", kl="k1", kl_in="reward", micro_batch_tokens=512)
+        algorithm = build(config.learners(num_learners=num_learners))
+        for _ in range(3):
+            learner = algorithm.train()["learners"]["policy"]
+        assert learner["logprob_mismatch_max"] < 1e-4 and np.isfinite([learner["loss"], learner["kl"]]).all()
+        weights[num_learners], losses[num_learners] = weights_of(algorithm), learner["loss"]
+        algorithm.stop()
+    assert losses[2] == pytest.approx(losses[0], abs=1e-4)
     (alone,), (one, two) = weights[0], weights[2]
     for name, value in alone.items():
         np.testing.assert_allclose(one[name], value, atol=1e-4, err_msg=name)

@@ -37,6 +37,20 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, game) -> Callable[[int]
 
 
 @pytest.fixture(scope="session")
+def qwen2_5_vl(tmp_path_factory: pytest.TempPathFactory, game) -> Path:
+    from architectures import make_qwen2_5_vl
+
+    return make_qwen2_5_vl(tmp_path_factory.mktemp("models") / "qwen2_5_vl", [game.prompt])
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory: pytest.TempPathFactory, game) -> Path:
+    from architectures import make_llava
+
+    return make_llava(tmp_path_factory.mktemp("models") / "llava", [game.prompt])
+
+
+@pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray with four logical CPUs, a bounded object store and a temporary directory of its own."""
     import ray

@@ -82,6 +82,10 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.learners.offload_reference and (self.model.lora is not None or self.grpo.kl_coeff == 0):
+            raise ValueError(
+                "learners.offload_reference needs a reference of its own: grpo.kl_coeff above 0, no model.lora"
+            )
         if self.cold_start is not None:
             teachers = self.make_game().teachers
             for name in self.cold_start.teacher:

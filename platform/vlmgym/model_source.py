@@ -56,7 +56,7 @@ def model_shape(path: str) -> ModelShape | None:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from vlmgym_policies.vlm_module import vision_tower
+    from vlmgym_policies.vlm_network import vision_tower
 
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):

@@ -150,7 +150,8 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
             "group_size": group_size,
         }
     )
-    config.vlm(model_path, dtype=job.model.dtype, train_vision=job.model.train_vision)
+    lora = None if job.model.lora is None else job.model.lora.model_dump()
+    config.vlm(model_path, dtype=job.model.dtype, train_vision=job.model.train_vision, lora=lora)
     config.rewards(game=job.reward.game, perception=job.reward.perception, format=job.reward.format)
     config.prompting(observation=job.prompt.observation, history=job.prompt.history.make())
     config.sampling(temperature=job.sampling.temperature, max_tokens=job.sampling.max_tokens)
@@ -173,6 +174,10 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
         num_learners=job.learners.count,
         num_cpus_per_learner=job.learners.num_cpus,
         num_gpus_per_learner=job.learners.num_gpus,
+        parallelism=job.learners.parallelism,
+        activation_checkpointing=job.learners.activation_checkpointing,
+        offload_optimizer=job.learners.offload_optimizer,
+        offload_reference=job.learners.offload_reference,
     )
     config.debugging(seed=job.seed, log_level="ERROR")
     return config

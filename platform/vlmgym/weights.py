@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
+import torch
 import torch.distributed as dist
 
 from vlmgym.engine_placement import OBJECT_STORE
@@ -17,6 +18,8 @@ from vlmgym_policies.engines._vllm_sender import Receivers, WeightSender, make_s
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner_group import LearnerGroup
+
+    from vlmgym_policies.vlm_module import VLMModule
 
 _SENDER = "_vlmgym_weight_sender"
 _SEND_TIMEOUTS = 4
@@ -117,10 +120,9 @@ class _Put(NamedTuple):
 
 def _put_weights(learner: Any, module_id: str) -> _Put | None:
     """The first learner's copy; None from the others."""
-    weights = learner.module[module_id].unwrapped().weights()
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return None
-    return _Put([ray.put(weights)], learner._weights_seq_no, weights_checksum(weights))
+    first = _rank() == 0
+    weights = _gathered(learner.module[module_id].unwrapped(), keep=first, device="cpu")
+    return None if not first else _Put([ray.put(weights)], learner._weights_seq_no, weights_checksum(weights))
 
 
 class _Offered(NamedTuple):
@@ -136,8 +138,27 @@ def _offer(learner: Any, module_id: str, transport: str, timeout_s: float, to: R
     if sender is None:
         sender = make_sender(transport, module.model_config["path"], module.model_config["dtype"], timeout_s)
         setattr(learner, _SENDER, sender)
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    return _Offered(sender.offer(module.model.state_dict(), to, rank), learner._weights_seq_no)
+    weights = _gathered(module, keep=transport == "ipc" or _rank() == 0)
+    return _Offered(sender.offer(weights, to, _rank()), learner._weights_seq_no)
+
+
+def _gathered(module: VLMModule, *, keep: bool, device: str | None = None) -> dict[str, torch.Tensor]:
+    """The policy's tensors in the engines' dtype; sharded ones are gathered, by all learners together.
+
+    keep: whether this learner needs them. device: where copies of them go; None leaves them, and makes no copy of what
+    needs none.
+    """
+    assert module.policy is not None, "learners hold the whole module"
+    weights = {}
+    for name, tensor in module.policy.weights():
+        if keep:
+            dtype = getattr(torch, module.model_config["dtype"]) if tensor.is_floating_point() else tensor.dtype
+            weights[name] = tensor.to(device, dtype, copy=device is not None)
+    return weights
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def _send(learner: Any) -> str | None:

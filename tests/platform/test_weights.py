@@ -45,7 +45,7 @@ class Sender:
         self.run, self.rank = run, rank
 
     def offer(self, weights, to, rank):
-        assert weights["weight"].item() == 4.0
+        assert weights == ({"weight": torch.tensor([[4.0]])} if rank == 0 else {})
         self.run.events.append(f"offer {self.rank}")
         self.run.members.append(to.members)
         assert to.workers_per_engine == 2
@@ -86,9 +86,8 @@ def run(monkeypatch):
 
     monkeypatch.setattr(weights_module, "make_sender", make_sender)
     monkeypatch.setattr(weights_module, "load_outcomes", load_outcomes)
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 4.0)
-    module = SimpleNamespace(model=model, model_config={"path": "a/path", "dtype": "bfloat16"})
+    policy = SimpleNamespace(weights=lambda: iter([("weight", torch.tensor([[4.0]]))]))
+    module = SimpleNamespace(policy=policy, model_config={"path": "a/path", "dtype": "bfloat16"})
     wrapped = SimpleNamespace(unwrapped=lambda: module)
     state.learners = LearnerGroup([SimpleNamespace(module={"policy": wrapped}, _weights_seq_no=5) for _ in range(2)])
     state.engines = [Engine(state, index) for index in range(3)]

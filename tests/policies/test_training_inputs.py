@@ -8,7 +8,7 @@ from vlmgym_policies.engine import Prompt
 from vlmgym_policies.pictures import IMAGE_SOURCES, can_see_each_once, seeing_each_once
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 from vlmgym_policies.training_inputs import TrainingInputs
-from vlmgym_policies.vlm_module import vision_tower
+from vlmgym_policies.vlm_network import vision_tower
 
 
 @pytest.fixture(scope="module")

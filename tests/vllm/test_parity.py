@@ -14,7 +14,7 @@ from vlmgym_policies.engine import Message, NoWeightsError, Prompt, Sampling, ma
 from vlmgym_policies.engines._vllm_names import WeightNames
 from vlmgym_policies.engines._vllm_transport import SharedMemory
 from vlmgym_policies.processing import VLMProcessor, load_vlm
-from vlmgym_policies.vlm_module import vision_tower
+from vlmgym_policies.vlm_network import vision_tower
 
 pytestmark = pytest.mark.vllm
 

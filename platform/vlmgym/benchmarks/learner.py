@@ -19,7 +19,7 @@ from vlmgym.benchmarks.learner_trl import trl
 from vlmgym.benchmarks.learner_workload import Workload, deal, make_demonstration_vlm
 from vlmgym.grpo.batching import num_tokens
 from vlmgym_policies.processing import VLMProcessor, load_vlm
-from vlmgym_policies.vlm_module import vision_tower
+from vlmgym_policies.vlm_network import vision_tower
 
 CONTENDERS: dict[str, Callable[..., None]] = {"platform": platform, "bare": bare, "trl": trl}
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}

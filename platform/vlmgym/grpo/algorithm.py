@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -173,6 +173,19 @@ class GRPO(Algorithm):
         super().set_state(state)
         if "collector" in state:
             self._collector.set_state(state["collector"])
+
+    def save_to_path(self, *args: Any, **kwargs: Any) -> str:
+        """Sharded weights are gathered first, on all learners together: RLlib asks one of them for its state."""
+        self._on_all_learners(lambda learner: learner.gather())
+        try:
+            saved: str = super().save_to_path(*args, **kwargs)
+        finally:
+            self._on_all_learners(lambda learner: learner.release())
+        return saved
+
+    def _on_all_learners(self, function: Callable[[Any], None]) -> None:
+        for result in self.learner_group.foreach_learner(function):
+            result.get()
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         super().restore_from_path(path, *args, **kwargs)

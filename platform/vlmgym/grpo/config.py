@@ -63,20 +63,11 @@ class GRPOConfig(ObjectiveConfig):
         self.episodes_to_numpy = False
         self.create_local_env_runner = False
         self.restart_failed_env_runners = True
+        self.torch_skip_nan_gradients = True  # `VLMLearner` looks at their norm
         self._dont_auto_sync_env_runner_states = True
         self.multi_agent(policies={POLICY_ID}, policy_mapping_fn=policy_for)
         self.evaluation_config = {"explore": False}
         self._fixed = {name: getattr(self, name) for name in FIXED}
-
-    def vlm(
-        self,
-        path: str,
-        *,
-        dtype: str = "float32",
-        train_vision: bool = True,
-    ) -> Self:
-        """The VLM: a model directory or hub name, start of the policy and frozen reference of the KL term."""
-        return self.rl_module(model_config={"path": path, "dtype": dtype, "train_vision": train_vision})
 
     def training(
         self,
@@ -156,4 +147,8 @@ class GRPOConfig(ObjectiveConfig):
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "reference": self.kl_coeff > 0}
+        return {
+            **super()._model_config_auto_includes,
+            "temperature": self.temperature,
+            "reference": self.kl_coeff > 0,
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from vlmgym.engine_placement import check_engines
+from vlmgym.grpo.learner_config import check_learners
 from vlmgym.grpo.variants import Advantage, AverageOver, Credit, Divergence, KLPlace, PolicyLoss
 from vlmgym_policies.prompting import Observation
 from vlmgym_policies.scoring import RewardWeights
@@ -62,6 +63,7 @@ def check_rules(config: Any) -> None:
     _check_objective(config)
     _check_observation(config)
     check_shared_evenly(config, "num_groups_per_train_batch")
+    check_learners(config)
     check_engines(config)
     RewardWeights.of("", **config.reward_weights)
 

@@ -9,40 +9,26 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 
 from vlmgym.grpo.advantages import NORMALISED_OVER_BATCH, normalise_over_batch
 from vlmgym.grpo.batching import SEQUENCES, MicroBatch, collate
 from vlmgym.grpo.loss import Responses, divergence, masked_sum, policy_loss, to_go, truncated_importance
 from vlmgym.grpo.micro_batches import padding_fraction, plan_micro_batches, with_at_least
+from vlmgym.grpo.pictures import with_picture
 from vlmgym.grpo.sequences import TrainSequence, without_mismatch
-from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS, VLMModule
+from vlmgym.grpo.vlm_learner import VLMLearner, vlm
+from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS
 
 _LOSSES = ("loss", "policy_loss")
 """Terms that are logged as they are minimised; others as weighted means."""
 
 
-class GRPOLearner(TorchLearner):
+class GRPOLearner(VLMLearner):
     """Trains `VLMModule`s from object arrays of `TrainSequence`s, collated here one micro-batch at a time."""
 
     _totals: defaultdict[str, float]
     _worst_mismatch: float
-
-    def build(self) -> None:
-        """A learner in the driver's process keeps to its CPUs, as Ray makes learner actors do."""
-        if self.config.num_learners == 0 and isinstance(self.config.num_cpus_per_learner, int | float):
-            torch.set_num_threads(max(1, int(self.config.num_cpus_per_learner)))
-        super().build()
-
-    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """AdamW over what is trainable; the frozen reference (and vision tower) stay out. No decay on vectors."""
-        config = config or self.config.get_config_for_module(module_id)
-        params = [p for p in self.module[module_id].parameters() if p.requires_grad]
-        matrices = {"params": [p for p in params if p.ndim > 1], "weight_decay": config.weight_decay}
-        vectors = {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}
-        optimizer = torch.optim.AdamW([matrices, vectors], betas=config.adam_betas)
-        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: MicroBatch, fwd_out: Any) -> torch.Tensor:
         """The policy's term, the divergence from the start model and the entropy, summed over the tokens that count."""
@@ -77,13 +63,6 @@ class GRPOLearner(TorchLearner):
         self._worst_mismatch = max(self._worst_mismatch, float(mismatch.max()))
         return loss
 
-    def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
-        """Steps the optimizers; a step with a non-finite gradient is skipped and counted."""
-        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients_dict.values())
-        self.metrics.log_value("num_skipped_updates", int(not finite), reduce="lifetime_sum")
-        if finite:
-            super().apply_gradients(gradients_dict)
-
     def _convert_batch_type(self, batch: MultiAgentBatch, *args: Any, **kwargs: Any) -> MultiAgentBatch:
         """Leaves the records alone; RLlib would look for arrays to move to the device."""
         return batch
@@ -103,7 +82,7 @@ class GRPOLearner(TorchLearner):
         smaller, and where it has not as many sequences repeats its last with weight zero.
         """
         module = self.module[module_id]
-        processor, to_inputs = _vlm(module).processor, _vlm(module).training_inputs
+        processor, to_inputs = vlm(module).processor, vlm(module).training_inputs
         assert processor is not None and to_inputs is not None, "learners hold the whole module"
         records = [without_mismatch(record, processor) for record in given]
         num_mismatches = sum(new is not old for new, old in zip(records, given, strict=True))
@@ -119,7 +98,8 @@ class GRPOLearner(TorchLearner):
         self._totals = defaultdict(float)
         self._worst_mismatch = 0.0
         for turn in range(num_rounds):
-            micro = collate([records[i] for i in plan[min(turn, len(plan) - 1)]], to_inputs, self._device)
+            rows = [records[i] for i in plan[min(turn, len(plan) - 1)]]
+            micro = collate(with_picture(rows, processor), to_inputs, self._device)
             if turn >= len(plan):
                 micro = micro._replace(weights=torch.zeros_like(micro.weights))
             with _synchronising_only(module, last=turn == num_rounds - 1):
@@ -181,11 +161,6 @@ class GRPOLearner(TorchLearner):
 def _counted(logprobs: torch.Tensor, responses: Responses) -> torch.Tensor:
     """0 for tokens that do not count: a placeholder between two turns has none that is finite, as it is never drawn."""
     return torch.where(responses.counted, logprobs, 0.0)
-
-
-def _vlm(module: Any) -> VLMModule:
-    vlm: VLMModule = module.unwrapped()
-    return vlm
 
 
 def _world_size() -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import NotProvided
 
+from vlmgym.grpo.learner_config import LearnerConfig
 from vlmgym_policies.history import History
 from vlmgym_policies.prompting import Observation
 
 
-class RolloutConfig(AlgorithmConfig):
+class RolloutConfig(LearnerConfig):
     """The sections of `GRPOConfig` that say where groups come from; the defaults are those of G1."""
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -98,10 +99,3 @@ class RolloutConfig(AlgorithmConfig):
     def rewards(self, **weights: float) -> Self:
         """Weights (`game`, `perception`, `format`) that differ from the paper's for the game that is played."""
         return self._set(reward_weights=weights)
-
-    def _set(self, **values: Any) -> Self:
-        """Takes what was given; RLlib's mark for the rest is `NotProvided`."""
-        for name, value in values.items():
-            if value is not NotProvided:
-                setattr(self, name, value)
-        return self

@@ -115,7 +115,7 @@ _UPDATE: Sequence[Metric] = (
     Metric("entropy", "nats per token", "entropy of the policy", (*_LEARNER, "entropy"),
            "verl: actor/entropy, TRL: entropy"),
     Metric("grad_norm", "", "norm of the gradient before clipping",
-           (*_LEARNER, "gradients_default_optimizer_global_norm"), "verl: actor/grad_norm, TRL: grad_norm"),
+           (*_LEARNER, "gradient_norm"), "verl: actor/grad_norm, TRL: grad_norm"),
     Metric("lr", "", "learning rate", (*_LEARNER, "default_optimizer_learning_rate"), "verl: actor/lr"),
     Metric("num_tokens", "tokens", "prompt and response tokens of the update", (*_LEARNER, "num_tokens"),
            "TRL: num_tokens"),

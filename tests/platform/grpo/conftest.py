@@ -3,7 +3,7 @@ import torch
 
 from vlmgym_policies.processing import VLMProcessor, load_vlm
 from vlmgym_policies.training_inputs import TrainingInputs
-from vlmgym_policies.vlm_module import vision_tower
+from vlmgym_policies.vlm_network import vision_tower
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def learner(make_model):
     learner = config.build_learner(env=GameGroupEnv(config.env_config))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in learner.module[POLICY_ID].unwrapped().model.parameters():
+        for parameter in learner.module[POLICY_ID].unwrapped().policy.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
     return learner
 
@@ -148,7 +148,7 @@ def test_the_entropy_bonus_raises_the_entropy(learner, configure, module, game):
     start = module.weights()
     _, before = gradient(learner, records)
     with torch.no_grad():
-        for parameter in module.model.parameters():
+        for parameter in module.policy.parameters():
             parameter -= 0.01 * parameter.grad
     _, after = gradient(learner, records)
     module.set_state(start)
@@ -168,7 +168,7 @@ def test_a_divergence_in_the_reward_takes_from_what_tokens_earn(learner, configu
     got, _ = gradient(learner, [record])
     kl_to_go = (outputs["logprobs"] - outputs["reference_logprobs"]).detach().flip(1).cumsum(1).flip(1)
     loss = config.kl_coeff * (kl_to_go * outputs["logprobs"]).mean()
-    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.model.parameters()))])
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.policy.parameters()))])
     assert kl_to_go.abs().max() > 0.01
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 

@@ -13,6 +13,8 @@ from rich.console import Console
 HEAD_BACK_S = 300.0
 """So long a head that does not answer is waited for."""
 POLL_S = 1.0
+NOT_YET = "No available agent to submit job"
+"""What a head says while the agent that starts jobs is still starting."""
 SUCCEEDED, FAILED, STOPPED, LOST = "SUCCEEDED", "FAILED", "STOPPED", "LOST"
 FAILED_CODE = 1
 BAD_INPUT_CODE = 2
@@ -43,9 +45,16 @@ class Follower:
         self._client = connect()
 
     def submit(self, **request: Any) -> str:
-        """As `JobSubmissionClient.submit_job`."""
-        job: str = self._client.submit_job(**request)
-        return job
+        """As `JobSubmissionClient.submit_job`; waits for a head that has just been started. Raises: RuntimeError."""
+        deadline = time.monotonic() + HEAD_BACK_S
+        while True:
+            try:
+                job: str = self._client.submit_job(**request)
+                return job
+            except RuntimeError as error:
+                if NOT_YET not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def follow(self, job: str) -> Outcome:
         """Returns when the job has ended. Raises: ConnectionError where its head does not come back."""

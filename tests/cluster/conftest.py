@@ -13,12 +13,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 240.0
+MAX_TRIES = 3
 Node = subprocess.Popen[bytes]
 
 
@@ -38,7 +40,7 @@ class Cluster:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vg-", dir="/tmp"))  # Ray's sockets do not fit into longer paths
         self.home = self.folder / "home"
-        self._dashboard = free_port()
+        self._dashboard, self._agent = free_port(), free_port()
         self.gcs = f"127.0.0.1:{free_port()}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))}
         self.stranger = {
@@ -51,47 +53,55 @@ class Cluster:
         self.client = {**self.stranger, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}
         self._nodes: list[Node] = []
 
-    def start_head(self) -> Node:
-        """Returns when its dashboard answers, and knows its node."""
-        log = self.folder / "head.log"
+    def start_head(self, *options: str) -> Node:
+        """Returns when its dashboard answers and knows its node, and the agent is there that starts jobs."""
         temporary = Path(tempfile.mkdtemp(prefix="r-", dir=self.folder))
         head = self._start(
-            log,
             "--head",
             f"--port={self.gcs.rpartition(':')[2]}",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self._dashboard}",
+            f"--dashboard-agent-listen-port={self._agent}",
             f"--temp-dir={temporary}",
+            *options,
         )
         deadline = time.monotonic() + START_S
-        while not self._num_nodes():
-            assert head.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
-            time.sleep(0.2)
+        while not self._ask(self._agent, "/api/local_raylet_healthz"):
+            assert head.poll() is None and time.monotonic() < deadline, "no agent"
+            time.sleep(0.3)
         return head
 
     def add_node(self, *options: str) -> Node:
         """Returns when the head knows it: two that start at once on one machine take each other's sockets."""
-        log = self.folder / f"node-{len(self._nodes)}.log"
-        node = self._start(log, f"--address={self.gcs}", "--dashboard-agent-listen-port=0", *options)
-        deadline = time.monotonic() + START_S
-        while self._num_nodes() < len(self._nodes):
-            assert node.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
-            time.sleep(0.5)
-        return node
+        return self._start(f"--address={self.gcs}", "--dashboard-agent-listen-port=0", *options)
 
     def kill(self, node: Node) -> None:
         """As a machine that loses its power: all processes of a node are in one group."""
         self._nodes.remove(node)
-        if node.poll() is None:
+        with suppress(ProcessLookupError):  # all of it ended by itself
             os.killpg(node.pid, signal.SIGKILL)
-            node.wait()
+        node.wait()
 
     def close(self) -> None:
         for node in reversed(list(self._nodes)):
             self.kill(node)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self, log: Path, *options: str) -> Node:
+    def _start(self, *options: str) -> Node:
+        """Ray gives a node 30 s to start, which a busy machine may not make; so there are some tries."""
+        log = self.folder / f"node-{len(self._nodes)}.log"
+        for _ in range(MAX_TRIES):
+            node = self._launch(log, *options)
+            deadline = time.monotonic() + START_S
+            while node.poll() is None:
+                if self._num_nodes() >= len(self._nodes):
+                    return node
+                assert time.monotonic() < deadline, log.read_text()[-2000:]
+                time.sleep(0.3)
+            self.kill(node)
+        raise AssertionError(log.read_text()[-2000:])
+
+    def _launch(self, log: Path, *options: str) -> Node:
         node = subprocess.Popen(
             [
                 *("ray", "start", "--block", "--disable-usage-stats", "--num-cpus=2"),
@@ -108,17 +118,19 @@ class Cluster:
 
     def _num_nodes(self) -> int:
         """That are alive; none before the dashboard answers."""
-        try:
-            nodes = json.loads(self._ask("/nodes?view=summary"))["data"]["summary"]
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            return 0
+        told = self._ask(self._dashboard, "/nodes?view=summary")
+        nodes = json.loads(told)["data"]["summary"] if told else []
         return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
 
-    def _ask(self, path: str) -> bytes:
-        url = f"http://127.0.0.1:{self._dashboard}{path}"
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self._token}"})
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return reply.read()
+    def _ask(self, port: int, path: str) -> bytes | None:
+        """None where nobody answers."""
+        headers = {"Authorization": f"Bearer {self._token}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return reply.read()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
 
 
 @pytest.fixture

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+GAMES = '--resources={"games": 1}'
 JOB = """\
 name: nodes
 game: {id: shisen_sho, level: tiny}
@@ -26,8 +28,8 @@ WHERE = """
 import json, ray
 from ray._private.state import actors
 ray.init(address="auto", logging_level="ERROR")
-print(json.dumps([a["Address"]["NodeID"] for a in actors().values()
-                  if a["ActorClassName"] == "VLMEnvRunner" and a["State"] == "ALIVE"]))
+print("RUNNERS", json.dumps([a["Address"]["NodeID"] for a in actors().values()
+                             if a["ActorClassName"] == "VLMEnvRunner" and a["State"] == "ALIVE"]))
 """
 
 
@@ -46,31 +48,60 @@ def steps_of(cluster: Any) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, lines) if line["stage"] == "grpo" and line["step"] > 0]
 
 
-def test_runners_are_spread_and_the_run_outlives_a_node(
-    cluster: Any, wait_for: Callable[..., None], tmp_path: Path
-) -> None:
-    cluster.start_head()
-    nodes = [cluster.add_node('--resources={"games": 1}') for _ in range(2)]
-    job, log, where = tmp_path / "job.yaml", tmp_path / "log", tmp_path / "where"
-    job.write_text(JOB)
-    run = start(cluster, log, "-m", "vlmgym", "train", str(job))
-    try:
-        wait_for(lambda: len(steps_of(cluster)) >= 2, run, log)
-        assert start(cluster, where, "-c", WHERE).wait(timeout=120) == 0, where.read_text()
-        runners = json.loads(where.read_text().splitlines()[-1])
-        assert len(runners) == len(set(runners)) == 2  # both nodes could take both
+def runner_nodes(cluster: Any, tmp_path: Path) -> list[str]:
+    """Ids of the nodes that runners live on."""
+    where = tmp_path / "where"
+    assert start(cluster, where, "-c", WHERE).wait(timeout=120) == 0, where.read_text()
+    told = [line for line in where.read_text().splitlines() if line.startswith("RUNNERS ")]
+    return json.loads(told[-1].removeprefix("RUNNERS "))
 
-        cluster.kill(nodes[0])
-        wait_for(lambda: steps_of(cluster)[-1]["num_groups_redone"] > 0, run, log)
-        num_steps = len(steps_of(cluster))
-        wait_for(lambda: len(steps_of(cluster)) >= num_steps + 3, run, log)
-    finally:
-        run.kill()
-        run.wait()
-    last = steps_of(cluster)[-1]
+
+@pytest.fixture
+def run(cluster: Any, tmp_path: Path) -> Iterator[Any]:
+    """A head and a `node` that both have `games`, and a job that trains on them: its `process` and its `log`."""
+    cluster.start_head(GAMES)
+    node = cluster.add_node(GAMES)
+    (tmp_path / "job.yaml").write_text(JOB)
+    log = tmp_path / "log"
+    process = start(cluster, log, "-m", "vlmgym", "train", str(tmp_path / "job.yaml"))
+    yield SimpleNamespace(process=process, log=log, node=node)
+    process.kill()
+    process.wait()
+
+
+def test_runners_are_spread_and_the_run_outlives_a_node(
+    cluster: Any, run: Any, wait_for: Callable[..., None], tmp_path: Path
+) -> None:
+    wait_for(lambda: len(steps_of(cluster)) >= 2, run.process, run.log)
+    runners = runner_nodes(cluster, tmp_path)
+    assert len(runners) == len(set(runners)) == 2  # either node could take both
+
+    cluster.kill(run.node)
+    wait_for(lambda: steps_of(cluster)[-1]["num_groups_redone"] > 0, run.process, run.log)
+    num_steps = len(steps_of(cluster))
+    wait_for(lambda: len(steps_of(cluster)) >= num_steps + 3, run.process, run.log)
+    steps = steps_of(cluster)
+    last = steps[-1]
     assert last["num_groups_dropped"] == last["num_groups_stale"] == 0
     assert 0 <= last["num_groups_requested"] - 8 * last["step"] <= 8 * 2  # what is on its way; nothing was lost
-    assert [line["step"] for line in steps_of(cluster)] == list(range(1, last["step"] + 1))
+    assert [line["step"] for line in steps] == list(range(1, last["step"] + 1))
+
+
+@pytest.mark.cluster
+def test_a_lost_runner_starts_again_on_a_node_that_comes_later(
+    cluster: Any, run: Any, wait_for: Callable[..., None], tmp_path: Path
+) -> None:
+    wait_for(lambda: len(steps_of(cluster)) >= 2, run.process, run.log)
+    before = set(runner_nodes(cluster, tmp_path))
+    cluster.kill(run.node)
+    wait_for(lambda: steps_of(cluster)[-1]["num_groups_redone"] > 0, run.process, run.log)
+    (left,) = runner_nodes(cluster, tmp_path)
+    cluster.add_node(GAMES)
+    wait_for(lambda: len(runner_nodes(cluster, tmp_path)) == 2, run.process, run.log)
+    after = set(runner_nodes(cluster, tmp_path))
+    assert left in before and before & after == {left} and len(after) == 2
+    num_steps = len(steps_of(cluster))
+    wait_for(lambda: len(steps_of(cluster)) >= num_steps + 2, run.process, run.log)
 
 
 @pytest.mark.cluster

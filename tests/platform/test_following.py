@@ -91,6 +91,22 @@ def test_a_head_that_does_not_come_back_is_an_error(monkeypatch: pytest.MonkeyPa
         follower.follow("job")
 
 
+def test_a_head_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "POLL_S", 0.0)
+    answers = [RuntimeError(f"Request failed with status code 500: {following.NOT_YET}."), "job", RuntimeError("taken")]
+
+    def submit_job(**request: object) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    follower = Follower(lambda: SimpleNamespace(submit_job=submit_job), Console(file=io.StringIO()))
+    assert follower.submit(entrypoint="true") == "job"
+    with pytest.raises(RuntimeError, match="taken"):
+        follower.submit(entrypoint="true")
+
+
 def test_other_errors_are_not_taken_for_a_lost_head() -> None:
     client = ScriptedClient([])
     with pytest.raises(IndexError):

@@ -39,6 +39,13 @@ def test_the_objective_and_the_history_reach_the_algorithm(write_job: WriteJob) 
     assert (config.loss, config.average_over, config.entropy_coeff) == ("gspo", "responses", 0.01)
 
 
+def test_what_runners_ask_of_nodes_reaches_ray(write_job: WriteJob) -> None:
+    assert grpo_config(load_job(write_job()), "m").custom_resources_per_env_runner == {}
+    job = load_job(write_job("env_runners: {resources: {games: 0.5}, max_per_node: 4}"))
+    asked = grpo_config(job, "m").custom_resources_per_env_runner
+    assert asked == {"games": 0.5, "node:__internal_implicit_resource_vlmgym_env_runner": 0.25}
+
+
 def test_reward_defaults_depend_on_the_game_and_each_weight_can_be_set(write_job: WriteJob) -> None:
     assert load_job(write_job()).reward.model_dump(exclude={"rule"}) == {"game": 1.0, "perception": 0.0, "format": 1.0}
     job = load_job(write_job(), overrides=["reward.perception=0.5"])

@@ -109,12 +109,16 @@ def _connector(address: str | None) -> Callable[[], Any]:
 
 
 def _send(follower: Follower, submission: Submission, submission_id: str | None) -> str:
-    job = follower.submit(
-        entrypoint=submission.entrypoint,
-        runtime_env=submission.runtime_env,
-        metadata={"job_file": submission.name},
-        submission_id=submission_id,
-    )
+    """Errors: BadInput where the head refuses the job, as one whose submission id is taken."""
+    try:
+        job = follower.submit(
+            entrypoint=submission.entrypoint,
+            runtime_env=submission.runtime_env,
+            metadata={"job_file": submission.name},
+            submission_id=submission_id,
+        )
+    except RuntimeError as error:
+        raise BadInput(f"the head refuses the job: {str(error).strip().splitlines()[-1]}") from error
     print(f"vlmgym: submitted {job}: {submission.entrypoint}", flush=True)
     return job
 

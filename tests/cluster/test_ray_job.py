@@ -74,6 +74,7 @@ def test_with_the_hook_local_code_runs_from_anywhere(head, tmp_path: Path, train
         assert len(runners) >= 2 and all("/_ray_pkg_" in path for path in runners)  # the driver, and the runner's actor
 
 
+@pytest.mark.slow
 def test_submit_ends_with_the_exit_code_of_the_driver_and_its_reason(head, tmp_path: Path) -> None:
     job = tmp_path / "bad.yaml"
     job.write_text((ROOT / "jobs" / "smoke-g0.yaml").read_text().replace("level: tiny", "level: tny"))

@@ -5,6 +5,7 @@ Perception blocks are exact: the "perception-enhanced cold start" of G1 (arXiv 2
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Self
@@ -24,6 +25,7 @@ from ray.rllib.utils.metrics import (
 
 from vlmgym.grpo.algorithm import GRPO
 from vlmgym.grpo.batching import SEQUENCES, MicroBatch, object_array
+from vlmgym.grpo.collector import Interrupted
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.config_rules import check_shared_evenly
 from vlmgym.grpo.learner import GRPOLearner
@@ -66,7 +68,8 @@ class ColdStartConfig(GRPOConfig):
         Args:
             teacher: weight per name in the game's `teachers`.
             demonstrations_per_update: batch size, over all learners.
-            updates_per_iteration: optimizer steps per `train()`; engines get the weights after the last one.
+            updates_per_iteration: optimizer steps per `train()`, up to the next multiple of it; engines get the weights
+                after the last one.
             answer_weight: loss weight of the tokens from <think> on; those of the perception block weigh 1.
         """
         return self._set(
@@ -109,11 +112,27 @@ class ColdStart(GRPO):
         )
         self._coming: deque[Any] = deque()
         self._next_demonstration = 0
+        self._stop = threading.Event()
+
+    @property
+    def num_updates(self) -> int:
+        """Since the start of the run."""
+        return self._next_demonstration // self.config.demonstrations_per_update
+
+    def interrupt_on(self, stop: threading.Event) -> None:
+        """From when `stop` is set, `train` raises `Interrupted` after the update that is under way.
+
+        A run that is restored from what is saved then goes on in the middle of that iteration.
+        """
+        self._stop = stop
 
     def training_step(self) -> None:
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER), reduce="mean", window=1):
             self._make_room()
-            for _ in range(self.config.updates_per_iteration):
+            self._update_once()
+            while self.num_updates % self.config.updates_per_iteration:
+                if self._stop.is_set():
+                    raise Interrupted
                 self._update_once()
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER), reduce="mean", window=1):
             self._sync_weights()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from vlmgym.errors import BadInput
 from vlmgym.settings import (
+    CheckpointSettings,
     ColdStartSettings,
     EngineSettings,
     EnvRunnerSettings,
@@ -32,6 +33,7 @@ from vlmgym_envs.names import unknown_name
 from vlmgym_policies.scoring import RewardWeights
 
 PROFILES = "profiles"
+LOCAL_RUNS = "runs"
 
 
 class JobError(BadInput):
@@ -43,7 +45,8 @@ class Job(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run directory")
     seed: int = Field(0, ge=0, description="of everything random")
-    output_dir: str = Field("runs", min_length=1, description="holds the run directories")
+    output_dir: str = Field("runs", min_length=1, description="holds the run directories: a path, or a URI of fsspec")
+    max_restarts: int = Field(3, ge=0, description="how often a run that fails goes on by itself from a checkpoint")
     game: GameSettings
     reward: RewardSettings
     prompt: PromptSettings = PromptSettings()
@@ -54,6 +57,7 @@ class Job(Section):
     learners: LearnerSettings = LearnerSettings()
     cold_start: ColdStartSettings | None = None
     grpo: GRPOSettings = GRPOSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tracking: TrackingSettings = TrackingSettings()
 
@@ -63,8 +67,20 @@ class Job(Section):
 
     @property
     def run_dir(self) -> Path:
-        """Where the results go: `runs/shisen`, or `runs/shisen-seed1` for another seed than 0."""
-        return Path(self.output_dir) / self.run_name
+        """Where results are written: `runs/shisen`, or `runs/shisen-seed1` for another seed than 0.
+
+        Where output_dir is a URI, a folder in LOCAL_RUNS, of which `location` holds a copy.
+        """
+        return Path(LOCAL_RUNS if self.is_remote else self.output_dir) / self.run_name
+
+    @property
+    def location(self) -> str:
+        """Where results are kept: the run directory, or a URI."""
+        return f"{self.output_dir.rstrip('/')}/{self.run_name}" if self.is_remote else str(self.run_dir)
+
+    @property
+    def is_remote(self) -> bool:
+        return "://" in self.output_dir
 
     def make_game(self) -> Game[Any, Any, Any]:
         return self.game.make()

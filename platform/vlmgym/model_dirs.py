@@ -22,14 +22,15 @@ def find_model_dir(path: Path) -> Path:
         return path
     from vlmgym.checkpoints import Checkpoints, hugging_face_dir
     from vlmgym.curves import COLD_START, GRPO
+    from vlmgym.storage import Storage
 
     if hugging_face_dir(path).is_dir():
         return hugging_face_dir(path)
-    checkpoints = Checkpoints(path, [COLD_START, GRPO])
+    checkpoints = Checkpoints(Storage.at(path), [COLD_START, GRPO])
     latest = checkpoints.latest()
     if latest is None:
         raise ValueError(f"{str(path)!r} holds no model (config.json), no checkpoint and no run with a checkpoint")
-    return hugging_face_dir(checkpoints.path(latest))
+    return hugging_face_dir(Path(checkpoints.path(latest).path))
 
 
 def model_fingerprint(model_dir: Path) -> str:

@@ -6,9 +6,12 @@ import logging
 from typing import Any
 
 from vlmgym.cold_start import ColdStartConfig
+from vlmgym.curves import GRPO
 from vlmgym.grpo.config import GRPOConfig
 from vlmgym.job import Job, JobError
 from vlmgym.settings import EnvRunnerSettings
+from vlmgym.tracking.metrics import METRICS, find_metric
+from vlmgym_envs.names import unknown_name
 
 MAX_UPDATES_PER_ITERATION = 20
 Schedule = list[tuple[int, float]]
@@ -32,9 +35,15 @@ _OBJECTIVE = (
 
 
 def check_stages(job: Job) -> None:
-    """Raises JobError where RLlib or GRPO would refuse the job later. RLlib's advice to its own users is held back."""
+    """Raises JobError where RLlib or GRPO would refuse the job later, or a checkpoint could not be the best.
+
+    RLlib's advice to its own users is held back.
+    """
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     model_path = job.model.path or "made on start"
+    if find_metric(GRPO, job.checkpoints.best_metric) is None:
+        known = [metric.name for metric in METRICS[GRPO]]
+        raise JobError(f"checkpoints.best_metric: {unknown_name('metric', job.checkpoints.best_metric, known)}")
     try:
         grpo_config(job, model_path).validate()
         if job.cold_start is not None:

@@ -114,7 +114,7 @@ def test_a_job_whose_head_is_lost_goes_on_from_its_checkpoint_on_the_next_head(
     job.write_text(JOB.replace(", resources: {games: 0.5}", "").replace("count: 2", "count: 1"))
     size = "grpo.iterations=12"
     command = ["-m", "vlmgym", "submit", str(job), "--working-dir", str(tmp_path), "--retries", "2", "--set", size]
-    submit = start(cluster, log, *command, "--set", "grpo.checkpoint_every=2")
+    submit = start(cluster, log, *command, "--set", "checkpoints.every=2")
     try:
         wait_for(lambda: len(steps_of(cluster)) >= 5, submit, log)
         cluster.kill(head)

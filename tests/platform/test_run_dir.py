@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from vlmgym.job import JobError, load_job
+from vlmgym.remote_copy import RemoteCopy
 from vlmgym.run_dir import holds_run, prepare_run_dir
+from vlmgym.storage import Storage
 
 WriteJob = Callable[..., Path]
 
@@ -48,3 +50,21 @@ def test_resuming_keeps_the_run_and_names_what_changed(write_job: WriteJob) -> N
 def test_nothing_to_resume(write_job: WriteJob) -> None:
     with pytest.raises(JobError, match=r"nothing to resume: .*demo holds no run"):
         prepare_run_dir(load_job(write_job()), resume=True)
+
+
+def test_a_run_elsewhere_is_never_written_over_and_comes_back_to_be_resumed(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = load_job(write_job(), overrides=[f"output_dir=memory://tests/{tmp_path.name}"])
+    assert job.run_dir == Path("runs/demo") and job.location == f"memory://tests/{tmp_path.name}/demo"
+    with pytest.raises(JobError, match=f"nothing to resume: {job.location} holds no run"):
+        prepare_run_dir(job, resume=True)
+    prepare_run_dir(job, resume=False)
+    (job.run_dir / "mark").write_text("of the run")
+    RemoteCopy(job.run_dir, Storage.at(job.location)).update()
+    with pytest.raises(JobError, match=f"{job.location} holds a run: resume it"):
+        prepare_run_dir(job, resume=False)
+    (job.run_dir / "mark").write_text("of another machine")
+    assert prepare_run_dir(job, resume=True) == []
+    assert (job.run_dir / "mark").read_text() == "of the run"

@@ -54,7 +54,9 @@ def _train(job_file: Path, profile: str | None, overrides: Sequence[str], resume
     from vlmgym.home import at_home
     from vlmgym.job import JobFile
     from vlmgym.model_source import check_model_exists
+    from vlmgym.run import is_finished
     from vlmgym.run_dir import holds_run, prepare_run_dir
+    from vlmgym.run_lock import run_lock
     from vlmgym.stages import check_stages
 
     file = JobFile.read(job_file)
@@ -67,10 +69,14 @@ def _train(job_file: Path, profile: str | None, overrides: Sequence[str], resume
     check_model_exists(job.model)
     check_stages(job)
     print(f"vlmgym: {reason}")
-    for line in prepare_run_dir(job, resume=resume):
-        print(f"vlmgym: {line}")
-    print(f"vlmgym: results in {job.run_dir}", flush=True)
-    start_ray()
-    from vlmgym.train import train_job
+    with run_lock(job.run_dir):
+        for line in prepare_run_dir(job, resume=resume):
+            print(f"vlmgym: {line}")
+        if resume and is_finished(job):
+            print(f"vlmgym: this run is finished, nothing to resume: results in {job.location}")
+            return
+        print(f"vlmgym: results in {job.location}", flush=True)
+        start_ray()
+        from vlmgym.train import train_job
 
-    train_job(job, resume=resume)
+        train_job(job, resume=resume)

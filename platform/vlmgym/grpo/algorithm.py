@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow.fs as pafs
 import ray
+from ray import cloudpickle
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -78,6 +82,10 @@ class GRPO(Algorithm):
     def weights_version(self) -> int:
         """How many updates the learners have made; the version of the weights that engines serve."""
         return self._version
+
+    def interrupt_on(self, stop: threading.Event) -> None:
+        """From when `stop` is set, `train` raises `Interrupted` rather than wait for groups."""
+        self._collector.stop = stop
 
     @property
     def engines(self) -> Sequence[Any]:
@@ -167,28 +175,63 @@ class GRPO(Algorithm):
         return restored
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {**super().get_state(*args, **kwargs), "collector": self._collector.get_state()}
+        own = {"collector": self._collector.get_state(), "weights_version": self.weights_version}
+        return {**super().get_state(*args, **kwargs), **own}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Raises: RuntimeError where a learner has other weights than the state, which RLlib would not tell."""
         super().set_state(state)
         if "collector" in state:
             self._collector.set_state(state["collector"])
+            self._check_learners(state["weights_version"])
 
     def save_to_path(self, *args: Any, **kwargs: Any) -> str:
         """Sharded weights are gathered first, on all learners together: RLlib asks one of them for its state."""
-        self._on_all_learners(lambda learner: learner.gather())
+        self._on_learners(lambda learner: learner.gather())
         try:
             saved: str = super().save_to_path(*args, **kwargs)
         finally:
-            self._on_all_learners(lambda learner: learner.release())
+            self._on_learners(lambda learner: learner.release())
         return saved
 
-    def _on_all_learners(self, function: Callable[[Any], None]) -> None:
-        for result in self.learner_group.foreach_learner(function):
-            result.get()
+    def _check_learners(self, version: int) -> None:
+        found = self._on_learners(lambda learner: learner._weights_seq_no)
+        if set(found) != {version}:
+            raise RuntimeError(f"learners must have weights version {version} after a restore, got {found}")
 
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        super().restore_from_path(path, *args, **kwargs)
+    def start_saving(self, path: str, filesystem: pafs.FileSystem, on_written: Callable[[], None]) -> None:
+        """Copies what `save_to_path` would write and returns; training may go on while learners write it.
+
+        on_written() is called where the first learner is, when all of it is at `path`. `finish_saving` is to be called
+        before the next save. Raises what went wrong on a learner.
+        """
+        state = self.get_state(not_components=COMPONENT_LEARNER_GROUP)
+        super().save_to_path(path, filesystem=filesystem, state=state)
+        group = f"{path}/{COMPONENT_LEARNER_GROUP}"
+        self.learner_group.save_to_path(group, filesystem=filesystem, state={})
+        target = f"{group}/{COMPONENT_LEARNER}"
+        self._on_learners(lambda learner: learner.start_saving(target, filesystem, on_written))
+
+    def finish_saving(self) -> None:
+        """Waits until nothing is being written any more. Raises what kept a learner from it."""
+        self._on_learners(lambda learner: learner.finish_saving())
+
+    def _on_learners(self, function: Callable[[Any], Any]) -> list[Any]:
+        results = list(self.learner_group.foreach_learner(function))
+        for result in results:
+            if not result.ok:
+                raise result.get()
+        return [result.get() for result in results]
+
+    def restore_from_path(self, path: Any, *args: Any, filesystem: Any = None, **kwargs: Any) -> None:
+        """As RLlib's, which reads a filesystem that is not a disk on the driver's node only."""
+        if filesystem is None or isinstance(filesystem, pafs.LocalFileSystem):
+            super().restore_from_path(path, *args, filesystem=filesystem, **kwargs)
+        else:
+            place = f"{path}/{COMPONENT_LEARNER_GROUP}/{COMPONENT_LEARNER}"
+            self._on_learners(lambda learner: learner.restore_from_path(place, filesystem=filesystem))
+            with filesystem.open_input_stream(f"{path}/{self.STATE_FILE_NAME}.pkl") as file:
+                self.set_state(cloudpickle.load(file))
         if self._engines is not None:
             self._sync_weights()
 

@@ -70,7 +70,8 @@ class SequencesFromEpisodes(ConnectorV2):
 
     def __call__(self, *, rl_module: Any, batch: Any, episodes: Any, **kwargs: Any) -> Any:
         advantages = batch.pop(Columns.ADVANTAGES)
-        for branch in self.single_agent_episode_iterator(episodes, agents_that_stepped_only=False):
+        # RLlib's own iterator goes through a set of names, in another order in each process.
+        for branch in (branch for group in episodes for branch in group.agent_episodes.values()):
             (of_turns,) = advantages[(branch.multi_agent_episode_id, branch.agent_id, branch.module_id)]
             decisions = [self._sequence(branch, turn, advantage) for turn, advantage in enumerate(of_turns)]
             for sequence in merge_turns(decisions):

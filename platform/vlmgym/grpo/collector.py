@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,10 @@ class Ready(NamedTuple):
     group: PlayedGroup
 
 
+class Interrupted(Exception):
+    """An iteration was given up on request, between two updates of the weights."""
+
+
 class CollectorCounts(NamedTuple):
     """Groups since the start of the run: requested = delivered + dropped + stale + uninformative + unfinished.
 
@@ -52,7 +57,7 @@ class GroupCollector:
     many updates can pass between asking for a group and learning from it. With lag 0 a batch is asked for, waited for
     and handed out: the synchronous algorithm.
 
-    on_loss() is called after faults, to bring runners and engines back.
+    on_loss() is called after faults, to bring runners and engines back. stop: ends the wait for a batch.
     """
 
     def __init__(self, config: Any, runners: Any, on_loss: Callable[[], None]) -> None:
@@ -66,6 +71,7 @@ class GroupCollector:
         self._next_group_id = 0
         self._counts: Counter[str] = Counter()
         self.metrics: list[dict[str, Any]] = []
+        self.stop = threading.Event()
 
     def take(self, version: int) -> list[PlayedGroup]:
         """The next batch, sorted by group id, for learners whose weights have `version`.
@@ -73,10 +79,13 @@ class GroupCollector:
         Raises:
             RuntimeError: more than `max_dropped_groups` were dropped meanwhile; carries the last reason. Or no runner
                 is left.
+            Interrupted: `stop` was set meanwhile.
         """
         wanted = self._config.num_groups_per_train_batch
         before = self._counts.copy()
         while not self._complete(wanted, version):
+            if self.stop.is_set():
+                raise Interrupted
             self._request(wanted, version)
             faults = self._receive(self._poll())
             num_dropped = self._counts["dropped"] - before["dropped"]

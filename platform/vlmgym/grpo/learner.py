@@ -12,19 +12,20 @@ import torch.distributed as dist
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 
 from vlmgym.grpo.advantages import NORMALISED_OVER_BATCH, normalise_over_batch
+from vlmgym.grpo.background_saving import BackgroundSaving
 from vlmgym.grpo.batching import SEQUENCES, MicroBatch, collate
 from vlmgym.grpo.loss import Responses, divergence, masked_sum, policy_loss, to_go, truncated_importance
 from vlmgym.grpo.micro_batches import padding_fraction, plan_micro_batches, with_at_least
 from vlmgym.grpo.pictures import with_picture
 from vlmgym.grpo.sequences import TrainSequence, without_mismatch
-from vlmgym.grpo.vlm_learner import VLMLearner, vlm
+from vlmgym.grpo.vlm_learner import vlm
 from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS
 
 _LOSSES = ("loss", "policy_loss")
 """Terms that are logged as they are minimised; others as weighted means."""
 
 
-class GRPOLearner(VLMLearner):
+class GRPOLearner(BackgroundSaving):
     """Trains `VLMModule`s from object arrays of `TrainSequence`s, collated here one micro-batch at a time."""
 
     _totals: defaultdict[str, float]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from torch.utils._pytree import tree_map
 
 from vlmgym.grpo.parallel import clip_gradients, shard, shard_like, whole_tree
 from vlmgym_policies.vlm_module import VLMModule
@@ -69,14 +71,17 @@ class VLMLearner(TorchLearner):
         self._gathered_optimizers = None
 
     def _get_optimizer_state(self) -> dict[str, Any]:
-        """As RLlib's, of whole tensors. Errors: RuntimeError where they are sharded and were not gathered."""
+        """Copies of whole tensors on the CPU. RLlib's share memory with a learner on the CPU, and hold no bfloat16.
+
+        Errors: RuntimeError where they are sharded and were not gathered.
+        """
+        states: Mapping[str, Any] | None = self._gathered_optimizers
         if self.config.parallelism != "fsdp2":
-            return dict(super()._get_optimizer_state())
-        if self._gathered_optimizers is None:
+            states = {name: _copied(optimizer.state_dict()) for name, optimizer in self._named_optimizers.items()}
+        if states is None:
             raise RuntimeError("a sharded optimizer must be gathered, by all learners together, before one saves it")
         return {
-            name: {"module_id": self._optimizer_name_to_module[name], "state": state}
-            for name, state in self._gathered_optimizers.items()
+            name: {"module_id": self._optimizer_name_to_module[name], "state": state} for name, state in states.items()
         }
 
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
@@ -112,3 +117,10 @@ def vlm(module: Any) -> VLMModule:
     """The module itself, where DDP is wrapped around it."""
     unwrapped: VLMModule = module.unwrapped()
     return unwrapped
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    copied: dict[str, Any] = tree_map(
+        lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, torch.Tensor) else copy.copy(leaf), state
+    )
+    return copied

@@ -3,6 +3,7 @@
 Defaults are those of G1 (arXiv 2505.13426) wherever the paper or its code states one.
 """
 
+from vlmgym.settings.checkpoints import CheckpointSettings
 from vlmgym.settings.cold_start import ColdStartSettings
 from vlmgym.settings.engine import EngineSettings, SamplingSettings
 from vlmgym.settings.env_runners import EnvRunnerSettings
@@ -17,6 +18,7 @@ from vlmgym.settings.tracking import AlertSettings, TrackingSettings
 
 __all__ = [
     "AlertSettings",
+    "CheckpointSettings",
     "ColdStartSettings",
     "EngineSettings",
     "EnvRunnerSettings",

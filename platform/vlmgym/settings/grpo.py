@@ -45,6 +45,4 @@ class GRPOSettings(Section):
     grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
     adam_betas: Betas = Field((0.9, 0.999), description="of AdamW")
-    checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
     eval_every: int = Field(20, ge=1, description="iterations between evaluations")
-    keep_checkpoints: int = Field(3, ge=1, description="checkpoints kept, the newest ones")

@@ -182,6 +182,9 @@ _SPEED: Sequence[Metric] = (
     Metric("perf/tokens_per_s", "tokens/s", "prompt and response tokens learned from, per second of the iteration",
            known_as="verl: perf/throughput"),
     Metric("num_alerts", "alerts", "raised since the start of this process"),
+    Metric("num_restarts", "restarts", "from the last checkpoint after a failure, since the start of this process"),
+    Metric("num_skipped_updates", "updates", "skipped since a gradient was not finite, since the start",
+           ("learners", "num_skipped_updates")),
 )  # fmt: skip
 
 METRICS: Mapping[str, Sequence[Metric]] = {

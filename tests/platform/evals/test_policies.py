@@ -89,6 +89,7 @@ def run_dir(tmp_path: Path) -> Path:
         model.mkdir(parents=True)
         (model / "config.json").write_text("{}")
         (model / "model.safetensors").write_text(name)
+        (run / "checkpoints" / name / "checkpoint.json").write_text("{}")
     (run / "job.yaml").write_text("sampling: {max_tokens: 48}\n")
     return run
 

@@ -30,6 +30,7 @@ def run_dir(make_model, tmp_path):
     (run / "job.yaml").write_text("sampling: {max_tokens: 17}\n")
     model_dir = run / "checkpoints" / "grpo-000003" / "learner_group/learner/rl_module/policy/hf"
     shutil.copytree(make_model(0), model_dir)
+    (run / "checkpoints" / "grpo-000003" / "checkpoint.json").write_text("{}")
     return run
 
 
@@ -123,6 +124,7 @@ def test_a_session_from_its_start_over_a_new_checkpoint_to_its_end(run_dir, make
                 before = client.chat.completions.create(**ask)
                 newest = run_dir / "checkpoints" / "grpo-000004" / "learner_group/learner/rl_module/policy/hf"
                 shutil.copytree(make_model(1), tmp_path / "written" / "learner_group/learner/rl_module/policy/hf")
+                (tmp_path / "written" / "checkpoint.json").write_text("{}")
                 (tmp_path / "written").rename(run_dir / "checkpoints" / "grpo-000004")
                 assert str(newest) in read_until(session, "serving")
                 after = client.chat.completions.create(**ask)

@@ -36,7 +36,8 @@ env_runners: {count: 1, num_cpus: 0.5}
 engine: {num_cpus: 0.5}
 evaluation: {num_states: 4}
 cold_start: {updates: 2, lr: 3e-3, teacher: {solver: 1}, eval_every: 2}
-grpo: {iterations: 2, groups: 2, group_size: 2, lr: 1e-4, checkpoint_every: 2, eval_every: 2}
+grpo: {iterations: 2, groups: 2, group_size: 2, lr: 1e-4, eval_every: 2}
+checkpoints: {every: 2}
 tracking: {wandb: offline, tensorboard: true, num_rollouts: 3, alerts: {kl_above: 1.0e-9, steps: 1}}
 """
 Records = list[dict[str, Any]]

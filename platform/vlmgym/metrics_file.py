@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+METRICS_FILE = "metrics.jsonl"
+
 
 class Point(NamedTuple):
     """Where a run stands: `step` steps of `stage` are done."""

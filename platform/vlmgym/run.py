@@ -26,7 +26,8 @@ from vlmgym.remote_copy import RemoteCopy
 from vlmgym.serving.evaluating import EvaluationService
 from vlmgym.stages import cold_start_config, grpo_config, updates_per_iteration
 from vlmgym.storage import Storage
-from vlmgym.tracking.rollouts import replays_of, rollouts_of
+from vlmgym.tracking.played_groups import record_group
+from vlmgym.tracking.replays import replays_of
 from vlmgym.tracking.step_metrics import step_metrics
 from vlmgym.tracking.tracker import Stage, Tracker
 from vlmgym_policies.baselines import Demonstrator
@@ -164,16 +165,19 @@ class Run:
         stage.log(step, metrics)
         self.reached = point
         if step % tracking.rollouts_every == 0 or last:
-            self._show(algorithm.played_groups, step)
+            self._show(algorithm, point)
         if step % self._job.checkpoints.every == 0 or last:
             self._save(point, metrics)
 
-    def _show(self, groups: Sequence[PlayedGroup], step: int) -> None:
-        """Keeps some decisions of a batch to look at, and films of what has more than one."""
+    def _show(self, algorithm: Any, point: Point) -> None:
+        """Keeps some groups of a batch to look at, and films of branches with more than one decision."""
         game, tracking = self._job.make_game(), self._job.tracking
-        if tracking.num_rollouts:
-            self._tracker.save_rollouts(GRPO, step, rollouts_of(groups, game, tracking.num_rollouts))
-        self._tracker.save_replays(GRPO, step, game, replays_of(groups, game, tracking.num_replays))
+        played: Sequence[PlayedGroup] = algorithm.played_groups
+        rule = algorithm.config.advantage_rule
+        kept = [record_group(group, game, rule, point) for group in played[: tracking.num_rollouts]]
+        if kept:
+            self._tracker.save_groups(point, kept)
+        self._tracker.save_replays(GRPO, point.step, game, replays_of(played, game, tracking.num_replays))
 
     def _measure(self, algorithm: Any, point: Point, metrics: Mapping[str, float]) -> dict[str, float]:
         """By the training's engines, or on Serve, which takes a checkpoint of the point."""

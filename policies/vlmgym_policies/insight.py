@@ -6,7 +6,7 @@ Pure functions of a game, the true state and the response. `Regrets` alone asks 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import eq
 from typing import Any, NamedTuple
 
@@ -47,6 +47,15 @@ class Perception(NamedTuple):
         return not self.errors
 
 
+class CellError(NamedTuple):
+    """A cell of the board perceived wrong. error: a key of `ERRORS`. written: what the block has there, if anything."""
+
+    row: int
+    col: int
+    error: str
+    written: str | None
+
+
 def perceive(game: Game[Any, Any, Any], state: Any, response: Response) -> Perception:
     """Holds the perception block against the true board, cell by cell.
 
@@ -56,15 +65,18 @@ def perceive(game: Game[Any, Any, Any], state: Any, response: Response) -> Perce
     text = game.describe(state)
     truth = game.cells(text)
     num_true = sum(map(len, truth))
-    if response.perception is None:
-        return Perception(num_true, {"absent": num_true})
     if response.perception == text:
         return Perception(num_true, {})
-    seen = game.cells(response.perception)
+    seen = _written(game, response)
     num_seen = sum(map(len, seen))
-    errors = Counter(_row_errors(game, truth, seen))
+    errors = Counter(wrong.error for wrong in _wrong_cells(game, truth, seen))
     errors["surplus"] += max(0, num_seen - num_true)
     return Perception(max(num_true, num_seen), {name: errors[name] for name in ERRORS if errors[name]})
+
+
+def cell_errors(game: Game[Any, Any, Any], state: Any, response: Response) -> list[CellError]:
+    """What `perceive` counts, cell by cell in reading order; what is surplus has no cell of the board."""
+    return list(_wrong_cells(game, game.cells(game.describe(state)), _written(game, response)))
 
 
 def legal_as_perceived(game: Game[Any, Any, Any], response: Response) -> bool | None:
@@ -87,16 +99,26 @@ class Regrets:
 
     def __init__(self, game: Game[Any, Any, Any]) -> None:
         self._game = game
-        self._best: dict[Any, float | None] = {}
+        self._best: dict[Any, tuple[Any, float] | None] = {}
 
     def __call__(self, state: Any, answer: str | None) -> float | None:
         """None in a finished game."""
-        game = self._game
+        best = self._solved(state)
+        if best is None:
+            return None
+        return max(0.0, best[1] - self._game.value(state, _legal_action(self._game, state, answer)))
+
+    def best_answer(self, state: Any) -> str | None:
+        """The solver's action as an answer; None in a finished game."""
+        best = self._solved(state)
+        return None if best is None else self._game.format_answer(best[0])
+
+    def _solved(self, state: Any) -> tuple[Any, float] | None:
+        """The solver's action and its value."""
         if state not in self._best:
-            action = game.solve(state)
-            self._best[state] = None if action is None else game.value(state, action)
-        best = self._best[state]
-        return None if best is None else max(0.0, best - game.value(state, _legal_action(game, state, answer)))
+            action = self._game.solve(state)
+            self._best[state] = None if action is None else (action, self._game.value(state, action))
+        return self._best[state]
 
 
 class Tally(NamedTuple):
@@ -186,17 +208,23 @@ def _legal_action(game: Game[Any, Any, Any], state: Any, answer: str | None) -> 
     return action if game.step(state, action).refused is None else None
 
 
-def _row_errors(game: Game[Any, Any, Any], truth: Sequence[Sequence[str]], seen: Sequence[Sequence[str]]) -> list[str]:
-    """The error of each cell of the board that is not perceived right."""
-    errors: list[str] = []
+def _written(game: Game[Any, Any, Any], response: Response) -> list[list[str]]:
+    """The cells of the perception block."""
+    return [] if response.perception is None else game.cells(response.perception)
+
+
+def _wrong_cells(
+    game: Game[Any, Any, Any], truth: Sequence[Sequence[str]], seen: Sequence[Sequence[str]]
+) -> Iterator[CellError]:
     for row, cells in enumerate(truth):
         written = seen[row] if row < len(seen) else ()
-        errors += ["absent"] * max(0, len(cells) - len(written))
         wrong = [col for col in range(min(len(cells), len(written))) if written[col] != cells[col]]
         shift = _shift(game, truth, row, written) if wrong else None
         for col in wrong:
-            errors.append(_cell_error(game, cells[col], written[col], _cell(truth, row, col, shift)))
-    return errors
+            error = _cell_error(game, cells[col], written[col], _cell(truth, row, col, shift))
+            yield CellError(row, col, error, written[col])
+        for col in range(len(written), len(cells)):
+            yield CellError(row, col, "absent", None)
 
 
 def _cell_error(game: Game[Any, Any, Any], true: str, written: str, aside: str | None) -> str:

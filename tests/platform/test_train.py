@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from vlmgym.checkpoints import hugging_face_dir
 from vlmgym.job import JobError, load_job
+from vlmgym.tracking.group_record import read_groups
 from vlmgym.train import train_job
 
 ROOT = Path(__file__).parents[2]
@@ -212,8 +213,9 @@ def test_the_run_directory_is_complete(whole_run):
     assert {"metrics.jsonl", "curves.png", "summary.json", "checkpoints", "rollouts", "model"} <= names
     kept = sorted(path.name for path in (whole_run / "checkpoints").iterdir())
     assert kept == ["best.json", "cold_start-000040", "grpo-000002", "grpo-000004", "grpo-000006"]
-    rollouts = (whole_run / "rollouts" / "grpo-0004" / "rollouts.jsonl").read_text().splitlines()
-    assert len(rollouts) == 3 and (whole_run / "rollouts" / "grpo-0004" / "board-0.png").is_file()
+    folder = whole_run / "rollouts" / "grpo-0004"
+    groups = list(read_groups(folder))
+    assert len(groups) == 3 and all((folder / board.picture).is_file() for each in groups for board in each.boards)
 
 
 def test_the_best_checkpoint_is_that_of_the_best_metric(whole_run):

@@ -8,7 +8,17 @@ import pytest
 from vlmgym_envs.core import Game
 from vlmgym_envs.registry import make_game
 from vlmgym_policies.answers import Response
-from vlmgym_policies.insight import ERRORS, Perception, Regrets, Tally, legal_as_perceived, perceive, tally
+from vlmgym_policies.insight import (
+    ERRORS,
+    CellError,
+    Perception,
+    Regrets,
+    Tally,
+    cell_errors,
+    legal_as_perceived,
+    perceive,
+    tally,
+)
 
 AnyGame = Game[Any, Any, Any]
 
@@ -47,6 +57,20 @@ def errors(game: AnyGame, truth: str, seen: str | None) -> dict[str, int]:
 )
 def test_each_wrong_cell_has_one_class(seen: str | None, expected: dict[str, int]) -> None:
     assert errors(tiles(), TILES, seen) == expected
+
+
+def test_each_wrong_cell_is_told_with_its_place() -> None:
+    game = tiles()
+    seen = "Red circle | Red square | -\n Green circle | Red circle"
+    assert cell_errors(game, game.from_text(TILES), Response(seen, None, None)) == [
+        CellError(0, 1, "wrong_color", "Red square"),
+        CellError(1, 0, "ghost", "Green circle"),
+        CellError(1, 2, "absent", None),
+    ]
+    assert cell_errors(game, game.from_text(TILES), Response(TILES, None, None)) == []
+    assert [error.error for error in cell_errors(game, game.from_text(TILES), Response(None, None, None))] == [
+        "absent"
+    ] * 6
 
 
 def test_a_tile_one_cell_aside_is_shifted_with_the_gap_it_left() -> None:
@@ -188,3 +212,10 @@ def test_what_nothing_happened_to_has_no_share() -> None:
     assert Tally().rates == {}
     blind = tally(False, False, False, Perception(4, {"absent": 4}), None, None).rates
     assert blind.keys().isdisjoint({"reasoning_given_perception", "reasoning_as_perceived", "regret"})
+
+
+def test_the_solvers_answer_comes_with_the_regret() -> None:
+    game = maze()
+    regrets = Regrets(game)
+    assert regrets.best_answer(game.from_text(MAZE)) == "right"
+    assert regrets.best_answer(game.from_text("- | - | -\n wall | wall | -\n player on goal | - | -")) is None

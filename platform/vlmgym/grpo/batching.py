@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from vlmgym.grpo.advantages import AdvantageRule, decision_advantages
@@ -52,12 +53,18 @@ class GroupAdvantages(ConnectorV2):
 
     def __call__(self, *, rl_module: Any, batch: Any, episodes: Any, metrics: Any = None, **kwargs: Any) -> Any:
         for group in episodes:
-            branches = list(group.agent_episodes.values())
-            rewards = [np.array(branch.get_rewards(), dtype=np.float32) for branch in branches]
-            states = [[prompt.state for prompt in _prompts(branch)] for branch in branches]
-            for branch, advantages in zip(branches, decision_advantages(rewards, states, self._rule), strict=True):
-                self.add_batch_item(batch, Columns.ADVANTAGES, advantages, branch)
+            advantages = group_advantages(group, self._rule)
+            for branch, of_turns in zip(group.agent_episodes.values(), advantages, strict=True):
+                self.add_batch_item(batch, Columns.ADVANTAGES, of_turns, branch)
         return batch
+
+
+def group_advantages(group: MultiAgentEpisode, rule: AdvantageRule) -> list[NDArray[np.float32]]:
+    """What `rule` makes of the rewards of a group: per branch float32 [T], one number per decision."""
+    branches = list(group.agent_episodes.values())
+    rewards = [np.array(branch.get_rewards(), dtype=np.float32) for branch in branches]
+    states = [[prompt.state for prompt in _prompts(branch)] for branch in branches]
+    return decision_advantages(rewards, states, rule)
 
 
 class SequencesFromEpisodes(ConnectorV2):

@@ -19,7 +19,7 @@ from vlmgym.grpo.batching import (
     WEIGHTS_VERSION,
 )
 from vlmgym.grpo.env_thread import EnvThread
-from vlmgym.grpo.group_stats import SCORE
+from vlmgym.grpo.group_stats import BEST_ANSWER, SCORE
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.engine import Completion, Prompt, Sampling
 from vlmgym_policies.history import Turn
@@ -110,6 +110,7 @@ class GroupPlayer:
         info = infos[agent]
         score = self._weights.score(self._env.game, state, response, rewards[agent], info["legal"])
         score = score._replace(regret=self._regrets(state, response.answer))
+        best_answer = self._regrets.best_answer(state)
         done = terminated[agent] or truncated[agent]
         if done:
             self._alive.discard(agent)
@@ -120,7 +121,7 @@ class GroupPlayer:
             observations={agent: prompt},
             actions={agent: completion.text},
             rewards={agent: score.reward},
-            infos={agent: {**info, SCORE: score, "finish_reason": completion.finish_reason}},
+            infos={agent: {**info, SCORE: score, BEST_ANSWER: best_answer, "finish_reason": completion.finish_reason}},
             terminateds={agent: terminated[agent], "__all__": over},
             truncateds={agent: truncated[agent], "__all__": False},
             extra_model_outputs={

@@ -23,6 +23,7 @@ from vlmgym_policies.insight import Tally
 from vlmgym_policies.scoring import Score
 
 SCORE = "score"
+BEST_ANSWER = "best_answer"
 GAME = "game"
 
 

@@ -15,16 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vlmgym.curves import GRPO, draw_curves
 from vlmgym.evals.log import RunLog
 from vlmgym.job import Job
-from vlmgym.metrics_file import MetricsFile, Point
+from vlmgym.metrics_file import METRICS_FILE, MetricsFile, Point
 from vlmgym.tracking.alerts import Alarms
+from vlmgym.tracking.group_record import GroupWithPictures, rollouts_dir, write_groups
 from vlmgym.tracking.prometheus import Prometheus
-from vlmgym.tracking.rollouts import Rollout, write_rollouts
 from vlmgym.tracking.sink import Sink
 from vlmgym.tracking.tensorboard import TensorBoard
 from vlmgym.tracking.wandb_run import NoWandb, WandbRun, wandb_mode
 from vlmgym_envs.core import Game
 
-METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
 CURVES_EVERY_S = 120.0
 
@@ -98,11 +97,11 @@ class Tracker:
         if time.monotonic() - self._drawn_s > CURVES_EVERY_S:
             self.save_curves()
 
-    def save_rollouts(self, stage: str, step: int, rollouts: Sequence[Rollout]) -> Path:
-        """Writes `rollouts/STAGE-STEP/`, as `write_rollouts` says. Returns that folder."""
-        folder = self._run_dir / "rollouts" / f"{stage}-{step:04d}"
-        write_rollouts(folder, rollouts)
-        self._wandb.log_rollouts(stage, step, rollouts)
+    def save_groups(self, point: Point, groups: Sequence[GroupWithPictures]) -> Path:
+        """Writes `rollouts/STAGE-STEP/`, as `write_groups` says. Returns that folder."""
+        folder = rollouts_dir(self._run_dir, point)
+        write_groups(folder, groups)
+        self._wandb.log_groups(point, groups)
         return folder
 
     def save_replays(self, stage: str, step: int, game: Game[Any, Any, Any], runs: Sequence[RunLog]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,17 @@ from vlmgym.job import Job
 from vlmgym.metrics_file import Point
 from vlmgym.settings import TrackingSettings
 from vlmgym.tracking.alerts import Alert
+from vlmgym.tracking.group_record import GroupRecord, GroupWithPictures
 from vlmgym.tracking.provenance import provenance
-from vlmgym.tracking.rollouts import Rollout
 
 ROLLOUTS, BOARDS, REPLAYS = "rollouts", "boards", "replays"
 """Under which names of a stage the media are."""
+TABLE = (
+    *("step", "group_id", "game", "level", "branch", "turn"),
+    *("board", "response", "move", "best", "refused"),
+    *("reward", "game_reward", "advantage", "regret", "well_formed", "num_wrong_cells"),
+)
+"""Columns of the table of rollouts, as in `GroupRecord` and `TurnRecord`."""
 
 
 def wandb_mode(settings: TrackingSettings) -> str:
@@ -69,21 +75,18 @@ class WandbRun:
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log({f"{stage}/step": step} | {f"{stage}/{name}": value for name, value in metrics.items()})
 
-    def log_rollouts(self, stage: str, step: int, rollouts: Sequence[Rollout]) -> None:
-        """The boards as pictures, and a table without them: pictures in tables do not survive being offline."""
+    def log_groups(self, point: Point, groups: Sequence[GroupWithPictures]) -> None:
+        """The start boards as pictures, and a table without them: pictures in tables do not survive being offline."""
         from PIL import Image
 
+        stage = point.stage
+        starts = [(group, group.pictures[group.record.boards[0].picture]) for group in groups]
         images = [
-            self._wandb.Image(Image.open(io.BytesIO(rollout.picture)), caption=rollout.response) for rollout in rollouts
+            self._wandb.Image(Image.open(io.BytesIO(png)), caption=_caption(group.record)) for group, png in starts
         ]
-        names = sorted({name for rollout in rollouts for name in rollout.rewards})
-        texts = [name for name in Rollout._fields if name not in ("picture", "rewards")]
-        rows = [
-            [step, *(getattr(rollout, name) for name in texts), *(rollout.rewards.get(name) for name in names)]
-            for rollout in rollouts
-        ]
-        table = self._wandb.Table(columns=["step", *texts, *names], data=rows)
-        self._run.log({f"{stage}/step": step, f"{stage}/{BOARDS}": images, f"{stage}/{ROLLOUTS}": table})
+        rows = [row for group in groups for row in _rows(group.record)]
+        table = self._wandb.Table(columns=list(TABLE), data=rows)
+        self._run.log({f"{stage}/step": point.step, f"{stage}/{BOARDS}": images, f"{stage}/{ROLLOUTS}": table})
 
     def log_replays(self, stage: str, step: int, films: Sequence[Path]) -> None:
         """films: finished mp4 files."""
@@ -119,6 +122,23 @@ class WandbRun:
         self._run.finish()
 
 
+def _caption(group: GroupRecord) -> str:
+    rewards = ", ".join(f"{branch.reward:g}" for branch in group.branches)
+    return f"group {group.group_id}, {group.game} {group.level}: rewards {rewards}"
+
+
+def _rows(group: GroupRecord) -> Iterator[list[Any]]:
+    """A row of `TABLE` per decision."""
+    for number, branch in enumerate(group.branches):
+        for turn_number, turn in enumerate(branch.turns):
+            board = group.boards[turn.board]
+            yield [
+                *(group.step, group.group_id, group.game, group.level, number, turn_number),
+                *(board.text, turn.response, turn.move, board.best, turn.refused),
+                *(turn.reward, turn.game_reward, turn.advantage, turn.regret, turn.well_formed, len(turn.errors)),
+            ]
+
+
 class NoWandb:
     """Takes everything and keeps nothing: wandb is off."""
 
@@ -126,7 +146,7 @@ class NoWandb:
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None: ...
 
-    def log_rollouts(self, stage: str, step: int, rollouts: Sequence[Rollout]) -> None: ...
+    def log_groups(self, point: Point, groups: Sequence[GroupWithPictures]) -> None: ...
 
     def log_replays(self, stage: str, step: int, films: Sequence[Path]) -> None: ...
 

@@ -1,5 +1,4 @@
 import io
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,15 @@ from vlmgym.curves import curve_points
 from vlmgym.job import Job, load_job
 from vlmgym.metrics_file import Point, read_metrics
 from vlmgym.settings import TrackingSettings
-from vlmgym.tracking.rollouts import Rollout
+from vlmgym.tracking.group_record import (
+    VERSION,
+    BoardRecord,
+    BranchRecord,
+    GroupRecord,
+    GroupWithPictures,
+    TurnRecord,
+    read_groups,
+)
 from vlmgym.tracking.tracker import Tracker
 from vlmgym.tracking.wandb_run import wandb_mode
 
@@ -30,8 +37,13 @@ def png(shade: int) -> bytes:
     return file.getvalue()
 
 
-def rollout(shade: int, response: str, **rewards: float) -> Rollout:
-    return Rollout(7, "maze", "tiny", png(shade), " - ", "play", response, None, rewards)
+def group(shade: int, response: str, reward: float = 0.0) -> GroupWithPictures:
+    board = BoardRecord(text=" - ", picture=f"{shade}.png")
+    turn = TurnRecord(board=0, response=response, reward=reward, game_reward=reward, well_formed=False)
+    branch = BranchRecord(turns=(turn,), end=0)
+    about = {"stage": "grpo", "step": 10, "group_id": 7, "game": "maze", "level": "tiny", "unit": "steps"}
+    record = GroupRecord(version=VERSION, boards=(board,), branches=(branch,), **about)
+    return GroupWithPictures(record, {board.picture: png(shade)})
 
 
 def plain_console() -> tuple[Console, io.StringIO]:
@@ -99,20 +111,13 @@ def test_curves_leave_out_values_that_are_not_finite() -> None:
     assert curve_points(lines, "grpo", "kl") == ([2], [0.5])
 
 
-def test_rollouts_are_written_with_one_picture_per_board(job: Job) -> None:
-    rollouts = [
-        rollout(0, "<answer>(0, 0) (0, 1)</answer>", reward=2.0, game=1.0),
-        rollout(0, "ünsure", reward=-1.0),
-        rollout(9, "", reward=0.0),
-    ]
+def test_groups_are_written_with_one_picture_per_board(job: Job) -> None:
+    groups = [group(0, "<answer>(0, 0) (0, 1)</answer>", reward=2.0), group(0, "ünsure"), group(9, "")]
     with Tracker(job, console=plain_console()[0]) as tracker:
-        folder = tracker.save_rollouts("grpo", 10, rollouts)
+        folder = tracker.save_groups(Point("grpo", 10), groups)
     assert folder == job.run_dir / "rollouts" / "grpo-0010"
-    assert (folder / "board-0.png").read_bytes() == png(0)
-    lines = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
-    assert [line["picture"] for line in lines] == ["board-0.png", "board-0.png", "board-1.png"]
-    assert lines[0]["rewards"] == {"reward": 2.0, "game": 1.0}
-    assert lines[1]["response"] == "ünsure"
+    assert list(read_groups(folder)) == [each.record for each in groups]
+    assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == {"0.png": png(0), "9.png": png(9)}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_an_offline_wandb_run_holds_the_metrics_over_their_step(job: Job, tmp_pa
     offline = job.model_copy(update={"tracking": TrackingSettings.model_validate({"wandb": "offline"})})
     with Tracker(offline, console=plain_console()[0]) as tracker, tracker.stage("grpo", 1) as stage:
         stage.log(1, {"reward": 0.5})
-        tracker.save_rollouts("grpo", 1, [rollout(0, "answer", reward=0.5)])
+        tracker.save_groups(Point("grpo", 1), [group(0, "answer", reward=0.5)])
     (recorded,) = offline.run_dir.glob("wandb/offline-run-*")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(recorded)]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)

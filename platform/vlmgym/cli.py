@@ -19,6 +19,7 @@ from vlmgym.commands.play import play
 from vlmgym.commands.serve import serve
 from vlmgym.commands.submit import PASS_ON, submit
 from vlmgym.commands.train import train
+from vlmgym.commands.view import view
 from vlmgym.errors import BadInput
 
 BAD_INPUT_CODE = 2
@@ -35,6 +36,7 @@ app.command("eval")(evaluate)
 app.command()(serve)
 app.command(context_settings=PASS_ON)(submit)
 app.command()(compare)
+app.command()(view)
 app.command()(levels)
 app.command()(play)
 app.command()(dashboard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,12 +84,16 @@ def deploy(config: dict[str, Any], wait: Callable[[str], None] = lambda line: No
         application does not come up.
     """
     from ray import serve
+    from ray.exceptions import RayActorError
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
     schema = ServeDeploySchema.model_validate(config)
     options = schema.http_options
-    serve.start(proxy_location=schema.proxy_location, http_options={"host": options.host, "port": options.port})
+    with contextlib.suppress(
+        RayActorError, TimeoutError
+    ):  # a proxy that starts slowly is replaced, and waited for below
+        serve.start(proxy_location=schema.proxy_location, http_options={"host": options.host, "port": options.port})
     client = _get_global_client()
     listens = client.http_config
     if (listens.host, listens.port) != (options.host, options.port):
@@ -107,12 +112,13 @@ def end() -> None:
     serve.shutdown()
 
 
-def _wait_until_running(status: Callable[[], Any], wait: Callable[[str], None]) -> None:
+def _wait_until_running(read_status: Callable[[], Any], wait: Callable[[str], None]) -> None:
     said = ""
     while True:
-        application = status().applications[APPLICATION]
+        status = read_status()
+        application = status.applications[APPLICATION]
         deployment = application.deployments.get(DEPLOYMENT)
-        if application.status == "RUNNING":
+        if application.status == "RUNNING" and "HEALTHY" in status.proxies.values():
             return
         if application.status in _OVER:
             reason = (deployment.message if deployment else "") or application.message

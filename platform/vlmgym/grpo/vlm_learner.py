@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch.utils._pytree import tree_map
 
@@ -46,9 +47,10 @@ class VLMLearner(TorchLearner):
         return module_gradients_dict
 
     def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
-        """Steps the optimizers; a step with a non-finite gradient is skipped, by all learners alike, and counted."""
+        """Steps the optimizers; a step with a non-finite gradient is skipped by all learners alike, and counted once."""
         finite = math.isfinite(self._gradient_norm)
-        self.metrics.log_value("num_skipped_updates", int(not finite), reduce="lifetime_sum")
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            self.metrics.log_value("num_skipped_updates", int(not finite), reduce="lifetime_sum")
         if finite:
             super().apply_gradients(gradients_dict)
 

@@ -47,7 +47,7 @@ class VLMLearner(TorchLearner):
         return module_gradients_dict
 
     def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
-        """Steps the optimizers; a step with a non-finite gradient is skipped by all learners alike, and counted once."""
+        """Steps the optimizers; all learners alike skip a step with a non-finite gradient, which is counted once."""
         finite = math.isfinite(self._gradient_norm)
         if not dist.is_initialized() or dist.get_rank() == 0:
             self.metrics.log_value("num_skipped_updates", int(not finite), reduce="lifetime_sum")

@@ -11,21 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from vlmgym.job import Job
+from vlmgym.memory_plan import BYTES, WHILE_UPDATING, Batch, LearnerSetup, learner_bytes
 from vlmgym.model_source import ModelShape, model_shape
 
 PROMPT_TOKENS = 1024
 """Tokens of a prompt, picture included, that the estimate assumes: the paper's bound."""
 
-LAYER_VALUES_PER_TOKEN = 34 / 2
-"""Numbers kept for the backward pass per token, layer and hidden unit, attention scores not kept: the 34 bytes at 2
-bytes a number of Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1 without its last term)."""
+CHARACTERS_PER_TOKEN = 4
+"""Of an instruction, about, with a tokenizer for English."""
 
-LOGIT_COPIES = 5
-"""float32 arrays [tokens, vocabulary] that live at once while log-probabilities and entropy are computed."""
-
-BYTES = {"float32": 4, "bfloat16": 2}
 GIB = 2**30
-LARGEST_GPU_GIB = 80
+GPUS_GIB = (16, 24, 40, 48, 80, 96, 141, 180, 288)
+"""Sizes that GPUs are sold in."""
+
+FREE_FRACTION = 0.1
+"""Of a GPU, for what is not counted: CUDA itself, buffers of collectives, fragmentation."""
 
 
 class Bundle(NamedTuple):
@@ -68,38 +68,63 @@ def placement(job: Job) -> list[Bundle]:
 
 
 def memory_estimate(job: Job, shape: ModelShape) -> list[Memory]:
-    """Memory of a learner and of an engine, with b bytes a weight, P parameters of which T are trained, L layers of
-    width H, V words, K = numbers of a key (or value) per token and layer, N = learners.micro_batch_tokens:
+    """Memory of a learner (`learner_bytes`) and of an engine, or of each worker of one: its share of the weights, and
 
-        weights      P b
-        reference    P b             the frozen start model, where grpo.kl_coeff > 0
-        gradients    T b
-        moments      2 T b           AdamW's two
-        activations  17 b L H N + 4 * LOGIT_COPIES * V * (N's share of responses)
         KV cache     2 b L K * (PROMPT_TOKENS + max_tokens) * engine.max_batch_size, where every response is longest
 
-    Buffers of collectives and fragmentation are not counted.
+    with L layers of K numbers of a key (or value) per token.
     """
-    b = BYTES[job.model.dtype]
-    trained = shape.num_params - (0 if job.model.train_vision else shape.num_vision_params)
-    tokens = job.learners.micro_batch_tokens
-    answer_tokens = job.sampling.max_tokens
-    longest_tokens = PROMPT_TOKENS + answer_tokens
-    layers = LAYER_VALUES_PER_TOKEN * b * shape.num_layers * shape.hidden_size * tokens
-    logits = 4 * LOGIT_COPIES * shape.vocab_size * tokens * answer_tokens / longest_tokens
-    kv_cache = 2 * b * shape.num_layers * shape.kv_size * longest_tokens * job.engine.max_batch_size
-    learner = {
-        "weights": shape.num_params * b,
-        "reference": shape.num_params * b if job.grpo.kl_coeff else 0,
-        "gradients": trained * b,
-        "moments": 2 * trained * b,
-        "activations": layers + logits,
-    }
-    engine = {"weights": shape.num_params * b, "KV cache": kv_cache}
+    b, workers = BYTES[job.model.dtype], job.engine.tensor_parallel
+    longest_tokens = PROMPT_TOKENS + job.sampling.max_tokens
+    kv_cache = 2 * b * shape.text.num_layers * shape.text.kv_size * longest_tokens * job.engine.max_batch_size
+    learner = learner_bytes(shape, learner_setup(job), largest_batch(job, shape))
+    engine = {"weights": shape.num_params * b / workers, "KV cache": kv_cache / workers}
     return [
         Memory("learner", {name: size / GIB for name, size in learner.items()}),
         Memory("engine", {name: size / GIB for name, size in engine.items()}),
     ]
+
+
+def learner_setup(job: Job) -> LearnerSetup:
+    """How the learners of a job hold its model."""
+    learners, lora = job.learners, job.model.lora
+    is_sharded = learners.parallelism == "fsdp2"
+    adapted = None if lora is None or isinstance(lora.target_modules, str) else lora.target_modules
+    return LearnerSetup(
+        dtype=job.model.dtype,
+        num_shards=max(1, learners.count) if is_sharded else 1,
+        is_sharded=is_sharded,
+        in_buckets=learners.count > 1 and not is_sharded,
+        train_vision=job.model.train_vision,
+        has_reference=job.grpo.kl_coeff > 0,
+        adapter_rank=0 if lora is None else lora.rank,
+        adapted=adapted,
+        activation_checkpointing=learners.activation_checkpointing,
+        offload_optimizer=learners.offload_optimizer,
+        offload_reference=learners.offload_reference,
+    )
+
+
+def largest_batch(job: Job, shape: ModelShape) -> Batch:
+    """A full micro-batch: with as many pictures as if responses were empty, as many scored tokens as if all were
+    longest.
+    """
+    game = job.make_game()
+    side_px = shape.patch_px * shape.merge
+    height_px, width_px, _ = game.render(game.mid_game(0)).shape
+    picture = round(height_px / side_px) * round(width_px / side_px)
+    prompt = picture + len(game.prompt) / CHARACTERS_PER_TOKEN
+    num_tokens, longest = job.learners.micro_batch_tokens, job.sampling.max_tokens
+    return Batch(
+        num_tokens,
+        num_scored=round(num_tokens * longest / (prompt + longest)),
+        num_patches=round(num_tokens * picture / prompt) * shape.merge**2,
+    )
+
+
+def smallest_gpu_gib(needed_gib: float) -> int | None:
+    """The smallest GPU that holds this and has FREE_FRACTION left; None where none does."""
+    return min((size for size in GPUS_GIB if needed_gib <= size * (1 - FREE_FRACTION)), default=None)
 
 
 def print_plan(console: Console, job: Job) -> None:
@@ -135,16 +160,37 @@ def _print_placement(console: Console, bundles: Sequence[Bundle], *, has_learner
 
 
 def _print_memory(console: Console, job: Job, shape: ModelShape) -> None:
-    on_gpu = {"learner": job.learners.num_gpus > 0, "engine": job.engine.num_gpus > 0}
     table = Table(title="Memory per actor, estimated, GiB", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("role", "on", "holds", "total"):
         table.add_column(column, justify="right" if column == "total" else "left", overflow="fold")
     estimate = memory_estimate(job, shape)
+    on_gpu = {"learner": job.learners.num_gpus > 0, "engine": _engine_on_gpu(job)}
     for memory in estimate:
         holds = ", ".join(f"{name} {gib:.1f}" for name, gib in memory.parts.items())
         table.add_row(memory.role, "GPU" if on_gpu[memory.role] else "CPU", holds, f"{memory.total_gib:.1f}")
     console.print(f"Model: {shape.num_params / 1e9:.2f} billion parameters in {job.model.dtype}")
     console.print(table)
-    for memory in estimate:
-        if on_gpu[memory.role] and memory.total_gib > LARGEST_GPU_GIB:
-            console.print(f"The {memory.role} needs more than a GPU of {LARGEST_GPU_GIB} GiB holds.")
+    for memory in _per_gpu(job, estimate):
+        size_gib = smallest_gpu_gib(memory.total_gib)
+        largest = f"more than the {GPUS_GIB[-1]} GiB of the largest GPU"
+        fits = largest if size_gib is None else f"a GPU of {size_gib} GiB or more"
+        console.print(f"The {memory.role} needs {fits}: {memory.total_gib:.1f} GiB, and a tenth of it free.")
+
+
+def _per_gpu(job: Job, estimate: Sequence[Memory]) -> list[Memory]:
+    """What one GPU has to hold at once. Colocated, an engine sleeps while the learner updates, which keeps its weights
+    and moments while the engine samples.
+    """
+    learner, engine = estimate
+    on_gpu = [learner] if job.learners.num_gpus else []
+    if job.engine.placement != "colocated":
+        return on_gpu + ([engine] if job.engine.num_gpus else [])
+    if not on_gpu:
+        return []
+    kept = {name: gib for name, gib in learner.parts.items() if name not in WHILE_UPDATING}
+    sampling = Memory("learner with its engine", {**kept, "engine": engine.total_gib})
+    return [max(learner._replace(role=sampling.role), sampling, key=lambda memory: memory.total_gib)]
+
+
+def _engine_on_gpu(job: Job) -> bool:
+    return bool(job.learners.num_gpus if job.engine.placement == "colocated" else job.engine.num_gpus)

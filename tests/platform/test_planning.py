@@ -6,12 +6,23 @@ import pytest
 from rich.console import Console
 
 from vlmgym.job import Job, load_job
-from vlmgym.model_source import PUBLISHED, ModelShape, check_model_exists, model_shape
-from vlmgym.planning import Bundle, memory_estimate, placement, print_plan
+from vlmgym.memory_plan import (
+    Batch,
+    LearnerSetup,
+    activation_bytes,
+    layer_bytes,
+    logits_bytes,
+    trained_params,
+)
+from vlmgym.model_source import PUBLISHED, LayerShape, ModelShape, check_model_exists, model_shape
+from vlmgym.planning import Bundle, largest_batch, memory_estimate, placement, print_plan, smallest_gpu_gib
 from vlmgym.yaml12 import parse_yaml
+from vlmgym_policies.token_logprobs import CHUNK_LOGITS
 
 WriteJob = Callable[..., Path]
-SHAPE = ModelShape(num_params=1000, num_vision_params=200, num_layers=2, hidden_size=8, kv_size=4, vocab_size=16)
+TEXT = LayerShape(2, 8, 32, 8, 4, gated=True, rms_norm=True, head_norms=False, joint_qkv=False)
+VISION = LayerShape(1, 4, 8, 4, 4, gated=False, rms_norm=False, head_norms=False, joint_qkv=True)
+SHAPE = ModelShape(10_000, 2000, 16, TEXT, VISION, patch_px=4, patch_values=96, merge=2)
 SMALL = [
     "learners.micro_batch_tokens=64",
     "sampling.max_tokens=1024",
@@ -27,24 +38,91 @@ def bytes_of(job: Job) -> dict[str, dict[str, float]]:
 
 
 def test_memory_by_hand(write_job: WriteJob) -> None:
-    """2 bytes a weight, 800 trained. Layers 17 * 2 * 2 * 8 * 64; logits 4 * 5 * 16 * 64 / 2, as half of the tokens are
-    responses (1024 of 2048). KV cache 2 * 2 * 2 * 4 * 2048 * 3."""
-    assert bytes_of(load_job(write_job(), overrides=SMALL)) == {
-        "learner": {
-            "weights": 2000,
-            "reference": 2000,
-            "gradients": 1600,
-            "moments": 3200,
-            "activations": 34_816 + 10_240,
-        },
-        "engine": {"weights": 2000, "KV cache": 196_608},
-    }
+    """8000 trained in float32, 2000 frozen and the reference in 2 bytes; products by autocast from 2-byte copies.
+
+    KV cache 2 * 2 * 2 * 4 * 2048 * 3.
+    """
+    memory = bytes_of(load_job(write_job(), overrides=SMALL))
+    assert memory["engine"] == {"weights": 20_000, "KV cache": 196_608}
+    learner = memory["learner"]
+    kept = {"weights": 4 * 8000 + 2 * 2000, "reference": 20_000, "gradients": 32_000, "moments": 64_000}
+    assert {name: learner[name] for name in kept} == kept
+    assert learner["gathered"] == 16_000
 
 
-def test_no_reference_without_kl_and_twice_the_bytes_in_float32(write_job: WriteJob) -> None:
+def test_a_layer_by_hand() -> None:
+    """In float32: norms 2 * 12 * 8, attention 4 * (16 + 8), feed-forward 16 * 32; in bfloat16 norms 2 * 8 * 8, and half
+    of the others. The tower's: norms 2 * 8 * 4, attention 4 * 7 * 4, feed-forward 8 * 8."""
+    assert layer_bytes(TEXT, 4, 4) == 192 + 96 + 512
+    assert layer_bytes(TEXT, 2, 2) == 128 + 48 + 256
+    assert layer_bytes(VISION, 4, 4) == 64 + 112 + 64
+
+
+def test_checkpointing_keeps_inputs_and_one_layer() -> None:
+    """10 tokens without a picture: 2 layers of 800 bytes a token, or their inputs of 32 and one layer less logits."""
+    batch = Batch(num_tokens=10, num_scored=0, num_patches=0)
+    plain, checkpointed = (
+        activation_bytes(SHAPE, LearnerSetup("float32", activation_checkpointing=on), batch) for on in (False, True)
+    )
+    before_and_behind = 10 * (1 + 4 + 4) * 8
+    assert plain == 2 * 10 * 800 + before_and_behind
+    assert logits_bytes(SHAPE, LearnerSetup("float32"), batch) == 4 * 16 * 8
+    assert checkpointed == 2 * 10 * 32 + 10 * 800 - 512 + before_and_behind
+
+
+def test_logits_never_exist_at_once() -> None:
+    huge = SHAPE._replace(vocab_size=200_000)
+    few, many = (logits_bytes(huge, LearnerSetup("float32"), Batch(n, n, 0)) for n in (10, 100_000))
+    assert few == 3 * 4 * 10 * 200_000 and many == 3 * 4 * CHUNK_LOGITS
+
+
+def test_learners_with_shards_hold_a_part_each(write_job: WriteJob) -> None:
+    sharded = [*SMALL, "model.train_vision=true", "learners={count: 4, parallelism: fsdp2, micro_batch_tokens: 64}"]
+    memory = bytes_of(load_job(write_job(), overrides=sharded))["learner"]
+    assert (memory["weights"], memory["gradients"], memory["moments"]) == (10_000, 10_000, 20_000)
+    assert memory["reference"] == 5000
+    offloaded = [*sharded, "learners.offload_optimizer=true", "learners.offload_reference=true"]
+    assert (
+        not {"weights", "gradients", "moments", "reference"}
+        & bytes_of(load_job(write_job(), overrides=offloaded))["learner"].keys()
+    )
+
+
+def test_copies_exchange_gradients_in_buckets(write_job: WriteJob) -> None:
+    copies = bytes_of(load_job(write_job(), overrides=[*SMALL, "learners={count: 2, micro_batch_tokens: 64}"]))
+    assert copies["learner"]["gradients"] == 2 * 4 * 8000
+
+
+def test_adapters_alone_are_trained_and_there_is_no_second_model(write_job: WriteJob) -> None:
+    """Rank 2 on the text's layers: 2 * 2 * (16 + 12 + 12 + 16 + 40 + 40 + 40); on q_proj alone 2 * 2 * 16."""
+    lora = LearnerSetup("bfloat16", train_vision=False, adapter_rank=2)
+    assert trained_params(SHAPE, lora) == 704
+    assert trained_params(SHAPE, lora._replace(adapted=("q_proj",))) == 64
+    memory = bytes_of(load_job(write_job(), overrides=[*SMALL, "model.lora={rank: 2}"]))["learner"]
+    assert memory["moments"] == 8 * 704 and "reference" not in memory
+    assert memory["weights"] == 4 * 704 + 2 * 10_000
+
+
+def test_no_reference_without_kl_and_all_in_float32(write_job: WriteJob) -> None:
     job = load_job(write_job(), overrides=[*SMALL, "grpo.kl_coeff=0", "model.dtype=float32", "model.train_vision=true"])
     learner = bytes_of(job)["learner"]
-    assert (learner["weights"], learner["reference"], learner["gradients"], learner["moments"]) == (4000, 0, 4000, 8000)
+    assert (learner["weights"], learner["gradients"], learner["moments"]) == (40_000, 40_000, 80_000)
+    assert "reference" not in learner and "gathered" not in learner
+
+
+def test_a_full_micro_batch_has_the_pictures_of_the_game(write_job: WriteJob) -> None:
+    job = load_job(write_job(), overrides=SMALL)
+    height_px, width_px, _ = job.make_game().render(job.make_game().mid_game(0)).shape
+    picture = (height_px // 8) * (width_px // 8)
+    prompt = picture + len(job.make_game().prompt) / 4
+    batch = largest_batch(job, SHAPE)
+    assert batch.num_tokens == 64 and batch.num_patches == 4 * round(64 * picture / prompt)
+    assert batch.num_scored == round(64 * 1024 / (prompt + 1024))
+
+
+@pytest.mark.parametrize(("needed_gib", "size_gib"), [(1.0, 16), (14.4, 16), (14.5, 24), (72.0, 80), (300.0, None)])
+def test_a_tenth_of_a_gpu_stays_free(needed_gib: float, size_gib: int | None) -> None:
+    assert smallest_gpu_gib(needed_gib) == size_gib
 
 
 def test_placement_lists_every_actor(write_job: WriteJob) -> None:
@@ -82,7 +160,11 @@ def test_shape_of_a_directory_counts_without_weights(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     model = AutoModelForImageTextToText.from_config(config)
     vision_params = sum(value.numel() for name, value in model.named_parameters() if "visual" in name)
-    expected = ModelShape(model.num_parameters(), vision_params, 2, 16, 2 * 4, 64)
+    text_layers = LayerShape(2, 16, 32, 16, 2 * 4, gated=True, rms_norm=True, head_norms=False, joint_qkv=False)
+    vision_layers = LayerShape(1, 8, 16, 8, 8, gated=True, rms_norm=True, head_norms=False, joint_qkv=True)
+    expected = ModelShape(
+        model.num_parameters(), vision_params, 64, text_layers, vision_layers, patch_px=14, patch_values=1176, merge=2
+    )
     assert model_shape(str(tmp_path)) == expected
     assert vision_params > 0
 

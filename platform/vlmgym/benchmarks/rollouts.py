@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vlmgym.benchmarks.ray_session import ray_session
 from vlmgym.benchmarks.rollouts_asking import BareEngine, Load, Window
 from vlmgym.benchmarks.rollouts_figures import (
     Figures,
@@ -28,7 +28,6 @@ from vlmgym.benchmarks.rollouts_workload import (
     env_config,
     make_endless_vlm,
 )
-from vlmgym.cluster import start_ray
 from vlmgym.grpo.config import GRPOConfig
 
 KINDS = ("bare", "actor", "lock_step", "no_barrier")
@@ -94,7 +93,7 @@ def measure(settings: Settings, progress: Progress) -> Figures:
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     num_updates = TRAINING_REPEATS * len(LAGS) if settings.training else 0
     total = settings.repeats * len(KINDS) + num_updates
-    with tempfile.TemporaryDirectory(prefix="vlmgym-") as folder, _ray():
+    with tempfile.TemporaryDirectory(prefix="vlmgym-") as folder, ray_session(NUM_CPUS):
         model = str(make_endless_vlm(Path(folder) / "model"))
         windows = _measure_rollouts(settings, settings.config(model), lambda done, what: progress(done, total, what))
         updates: dict[int, list[list[Update]]] = {lag: [] for lag in LAGS}
@@ -150,17 +149,3 @@ def _ratios(
         walls = {lag: [update_figure(lag, [one]).wall_s for one in updates[lag]] for lag in LAGS}
         ratios.append(ratio_figure("lag 0 / lag 1", "wall_s", walls[0], walls[1]))
     return ratios
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    """A Ray that is ended again, unless one was connected before."""
-    import ray
-
-    connected = ray.is_initialized()
-    start_ray(NUM_CPUS)
-    try:
-        yield
-    finally:
-        if not connected:
-            ray.shutdown()

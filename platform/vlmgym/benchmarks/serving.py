@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlmgym.benchmarks.ray_session import ray_session
 from vlmgym.benchmarks.rollouts_asking import BareEngine, Load, Window
 from vlmgym.benchmarks.rollouts_figures import RatioFigure, ratio_figure
 from vlmgym.benchmarks.rollouts_workload import (
@@ -26,7 +27,6 @@ from vlmgym.benchmarks.rollouts_workload import (
     with_drawn_length,
 )
 from vlmgym.benchmarks.serving_asking import ask_service
-from vlmgym.cluster import start_ray
 from vlmgym.serving.deploying import Scale, deploy, end, serve_config
 from vlmgym.serving.settings import ServeSettings
 from vlmgym_envs.registry import make_game
@@ -124,7 +124,7 @@ def measure(settings: Settings, progress: Progress) -> Figures:
     """Every figure. The kinds take turns, in each repeat in another order: equal lengths, boards of their own."""
     repeats: list[Repeat] = []
     total = 2 * len(KINDS) * settings.repeats
-    with tempfile.TemporaryDirectory(prefix="vlmgym-") as folder, _ray():
+    with tempfile.TemporaryDirectory(prefix="vlmgym-") as folder, ray_session(NUM_CPUS):
         model = str(make_endless_vlm(Path(folder) / "model"))
         options = {"path": model, "dtype": "float32", "max_batch_size": settings.num_in_flight}
         progress(0, total, "starting")
@@ -193,20 +193,6 @@ def _service(settings: Settings, model: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         end()
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    """A Ray that is ended again, unless one was connected before."""
-    import ray
-
-    connected = ray.is_initialized()
-    start_ray(NUM_CPUS)
-    try:
-        yield
-    finally:
-        if not connected:
-            ray.shutdown()
 
 
 def _tokens_per_s(window: Window) -> float:

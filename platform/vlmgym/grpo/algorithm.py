@@ -175,7 +175,7 @@ class GRPO(Algorithm):
         return restored
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        own = {"collector": self._collector.get_state(), "weights_version": self.weights_version}
+        own = {"collector": self._collector.get_state(), "learner_versions": self._learner_versions()}
         return {**super().get_state(*args, **kwargs), **own}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ class GRPO(Algorithm):
         super().set_state(state)
         if "collector" in state:
             self._collector.set_state(state["collector"])
-            self._check_learners(state["weights_version"])
+            self._check_learners(state["learner_versions"])
 
     def save_to_path(self, *args: Any, **kwargs: Any) -> str:
         """Sharded weights are gathered first, on all learners together: RLlib asks one of them for its state."""
@@ -194,10 +194,14 @@ class GRPO(Algorithm):
             self._on_learners(lambda learner: learner.release())
         return saved
 
-    def _check_learners(self, version: int) -> None:
-        found = self._on_learners(lambda learner: learner._weights_seq_no)
-        if set(found) != {version}:
-            raise RuntimeError(f"learners must have weights version {version} after a restore, got {found}")
+    def _check_learners(self, versions: set[int]) -> None:
+        found = self._learner_versions()
+        if found != versions:
+            raise RuntimeError(f"learners must have weights version {versions} after a restore, got {found}")
+
+    def _learner_versions(self) -> set[int]:
+        """One, and above `weights_version` where an iteration was broken off between its updates."""
+        return set(self._on_learners(lambda learner: learner._weights_seq_no))
 
     def start_saving(self, path: str, filesystem: pafs.FileSystem, on_written: Callable[[], None]) -> None:
         """Copies what `save_to_path` would write and returns; training may go on while learners write it.

@@ -120,7 +120,11 @@ def test_waiting_requests_share_a_batch_of_bounded_size(start, prompts):
     steps = num_rows_per_step(engine)
 
     async def ask_all():
-        calls = [engine.generate(prompts[:1], Sampling(max_tokens=2 + 12 * (i % 2), seed=i)) for i in range(12)]
+        await engine.pause()
+        samplings = [Sampling(max_tokens=2 + 12 * (i % 2), seed=i) for i in range(12)]
+        calls = [asyncio.ensure_future(engine.generate(prompts[:1], sampling)) for sampling in samplings]
+        await asyncio.sleep(0)  # all wait
+        await engine.resume()
         return await asyncio.gather(*calls)
 
     assert [len(c.token_ids) for (c,) in asyncio.run(ask_all())] == [2, 14] * 6

@@ -140,7 +140,15 @@ class Game(ABC, Generic[L, S, A]):
 
     @abstractmethod
     def explain(self, state: S, action: A) -> str:
-        """A short truthful reasoning that leads from the picture to `action`, for demonstrations."""
+        """A short truthful reasoning that leads from the picture to `action`, for demonstrations: in as few words as
+        carry it, always the same ones."""
+
+    def reason(self, state: S, action: A, rng: np.random.Generator) -> str:
+        """The same in sentences that name why, worded by chance, for a model that knows a language.
+
+        Here those of `explain`; a game that words its own has a module in reasons/.
+        """
+        return self.explain(state, action)
 
     @property
     @abstractmethod

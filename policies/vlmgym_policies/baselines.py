@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from vlmgym_envs.core import Game
 from vlmgym_policies.answers import write_response
 from vlmgym_policies.engine import Prompt
+
+Wording = Literal["terse", "sentences"]
+"""How a demonstration reasons: in the few words of `Game.explain`, or as `Game.reason` does, each time worded anew."""
 
 
 class Demonstrator:
@@ -22,7 +25,7 @@ class Demonstrator:
         ValueError: an unknown teacher, or weights that are negative or all zero.
     """
 
-    def __init__(self, game: Game[Any, Any, Any], mixture: Mapping[str, float]) -> None:
+    def __init__(self, game: Game[Any, Any, Any], mixture: Mapping[str, float], wording: Wording = "terse") -> None:
         unknown = mixture.keys() - game.teachers.keys()
         if unknown:
             known = ", ".join(sorted(game.teachers))
@@ -31,6 +34,7 @@ class Demonstrator:
         if total <= 0 or min(mixture.values()) < 0:
             raise ValueError(f"teacher weights must be at least 0 and not all 0, got {dict(mixture)}")
         self._game = game
+        self._wording = wording
         self._names = sorted(mixture)
         self._shares = [mixture[name] / total for name in self._names]
 
@@ -42,4 +46,6 @@ class Demonstrator:
         game = self._game
         teacher = game.teachers[self._names[int(rng.choice(len(self._names), p=self._shares))]]
         action = teacher(state, rng)
-        return write_response(game.describe(state), game.explain(state, action), game.format_answer(action))
+        terse = self._wording == "terse"
+        think = game.explain(state, action) if terse else game.reason(state, action, rng)
+        return write_response(game.describe(state), think, game.format_answer(action))

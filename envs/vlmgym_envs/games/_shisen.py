@@ -22,6 +22,7 @@ from vlmgym_envs.games._clearing import clearable_deal, clearing_order, without
 from vlmgym_envs.games._paths import MAX_TURNS, Paths, equal_pairs
 from vlmgym_envs.games._tiles import NamedTiles
 from vlmgym_envs.level import BoardLevel, choice, knob
+from vlmgym_envs.reasons.shisen import reason
 
 MAX_DEALS = 1_000
 MAX_RANDOM_GAMES = 20
@@ -159,6 +160,9 @@ class ShisenGame(CellPairGame[L, ShisenShoState]):
     def explain(self, state: ShisenShoState, action: CellPair) -> str:
         """What stands on the two cells: " Red circle (0, 0) Red circle (1, 2)"."""
         return "".join(f" {self._tiles.name(state.board[self._grid.index(cell)])} {cell}" for cell in action)
+
+    def reason(self, state: ShisenShoState, action: CellPair, rng: np.random.Generator) -> str:
+        return reason(self, state, action, rng)
 
     @property
     def prompt(self) -> str:

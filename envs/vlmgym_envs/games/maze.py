@@ -22,6 +22,7 @@ from vlmgym_envs.games._directions import DIRECTIONS, DirectionGame, neighbours
 from vlmgym_envs.games._mazes import FREE, UNKNOWN, WALL, distances, random_maze, shortest_way
 from vlmgym_envs.games._things import ARTS, Things
 from vlmgym_envs.level import BoardLevel, choice, knob
+from vlmgym_envs.reasons.mazes import Way, reason
 
 WORDS = ("-", "wall", "?", "goal", "player", "player on goal")
 GOAL, PLAYER, PLAYER_ON_GOAL = range(3, 6)
@@ -185,18 +186,27 @@ class Maze(DirectionGame[MazeLevel, MazeState]):
         " player (4, 2) right (4, 4) up (0, 4) left (0, 2) goal"; " player (4, 2) right (4, 3) ?" where it shows none;
         " player (4, 2) up wall" for an illegal action.
         """
-        cols, seen = self.level.cols, self.from_text(self.describe(state))
-        text, cell = f" player {divmod(state.player, cols)}", self._next[state.player][action]
+        cell, text = self._next[state.player][action], f" player {divmod(state.player, self.level.cols)}"
         if cell is None:
             return f"{text} {DIRECTIONS[action]} edge"
         if self._refusal(state, action) is not None:
             return f"{text} {DIRECTIONS[action]} {WORDS[self._board(state)[cell]]}"
-        way, end = [(action, cell)], " ?"
-        if seen.goal is not None and cell in distances(seen.cells, cols, seen.goal):
-            way += shortest_way(seen.cells, cols, cell, seen.goal)
-            end = " goal"
-        legs = [(direction, list(steps)[-1][1]) for direction, steps in groupby(way, key=lambda step: step[0])]
-        return text + "".join(f" {DIRECTIONS[direction]} {divmod(corner, cols)}" for direction, corner in legs) + end
+        way = self.way_on(state, action)
+        legs = way.legs if way else [(DIRECTIONS[action], divmod(cell, self.level.cols))]
+        return text + "".join(f" {direction} {corner}" for direction, corner in legs) + (" goal" if way else " ?")
+
+    def way_on(self, state: MazeState, action: int) -> Way | None:
+        """A shortest way to the goal that begins with a legal action; None where the picture shows none."""
+        cols, seen, cell = self.level.cols, self.from_text(self.describe(state)), self._next[state.player][action]
+        to_go = {} if seen.goal is None else distances(seen.cells, cols, seen.goal)
+        if seen.goal is None or cell is None or cell not in to_go:
+            return None
+        steps = [(action, cell), *shortest_way(seen.cells, cols, cell, seen.goal)]
+        legs = [(way, list(group)[-1][1]) for way, group in groupby(steps, key=lambda step: step[0])]
+        return Way([(DIRECTIONS[way], divmod(corner, cols)) for way, corner in legs], len(steps), to_go[seen.player])
+
+    def reason(self, state: MazeState, action: int, rng: np.random.Generator) -> str:
+        return reason(self, state, action, rng)
 
     @property
     def prompt(self) -> str:

@@ -22,6 +22,7 @@ from vlmgym_envs.games._boxes import MAX_KEPT, Deal, Push, Room, cells_of, deal,
 from vlmgym_envs.games._directions import DIRECTIONS, DirectionGame, neighbours
 from vlmgym_envs.games._things import ARTS, Things
 from vlmgym_envs.level import BoardLevel, choice, knob
+from vlmgym_envs.reasons.boxes import reason
 
 WORDS = ("-", "goal", "box", "box on goal", "player", "player on goal", "wall")
 FLOOR, GOAL, BOX, BOX_ON_GOAL, PLAYER, PLAYER_ON_GOAL, WALL = range(7)
@@ -145,7 +146,7 @@ class Sokoban(DirectionGame[SokobanLevel, SokobanState]):
         first of several.
         """
         actions = self.legal_actions(state)
-        push = self._next_push(state.board) if actions else None
+        push = self.next_push(state.board) if actions else None
         if push is None:
             return max(actions, key=lambda action: self.step(state, action).reward, default=None)
         room, boxes, player = _position(state.board, self.level.cols)
@@ -173,10 +174,13 @@ class Sokoban(DirectionGame[SokobanLevel, SokobanState]):
         ahead = [self._next[player][action]]
         if ahead[0] is not None and board[ahead[0]] in (BOX, BOX_ON_GOAL):
             ahead.append(self._next[ahead[0]][action])
-        push = self._next_push(board)
+        push = self.next_push(board)
         plan = "" if push is None else f" push {divmod(push[1].bit_length() - 1, cols + 1)} {DIRECTIONS[push[0]]}"
         there = [" edge" if cell is None else f" {WORDS[board[cell]]} {divmod(cell, cols)}" for cell in ahead]
         return f"{plan} player {divmod(player, cols)} {DIRECTIONS[action]}{''.join(there)}"
+
+    def reason(self, state: SokobanState, action: int, rng: np.random.Generator) -> str:
+        return reason(self, state, action, rng)
 
     @property
     def prompt(self) -> str:
@@ -197,7 +201,7 @@ class Sokoban(DirectionGame[SokobanLevel, SokobanState]):
             )
         )
 
-    def _next_push(self, board: bytes) -> Push | None:
+    def next_push(self, board: bytes) -> Push | None:
         """The first push of the plan; None where there is none, or nothing left to push."""
         room, boxes, player = _position(board, self.level.cols)
         plan = fewest_pushes(room, boxes, room.reach(player, boxes))

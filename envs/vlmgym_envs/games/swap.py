@@ -24,6 +24,7 @@ from vlmgym_envs.games._stream import new_stream
 from vlmgym_envs.games._tiles import EMPTY as NO_TILE
 from vlmgym_envs.games._tiles import TileSet
 from vlmgym_envs.level import BoardLevel, choice, knob
+from vlmgym_envs.reasons.swapping import reason
 from vlmgym_envs.shapes import ARTS, COLORS, SHAPES, tile_atlas
 
 EMPTY = "Empty"
@@ -193,6 +194,9 @@ class Swap(CellPairGame[SwapLevel, SwapState]):
             for line in lines
         ]
         return f"{tiles} lines up {' and '.join(names)}"
+
+    def reason(self, state: SwapState, action: CellPair, rng: np.random.Generator) -> str:
+        return reason(self, state, action, rng)
 
     @property
     def prompt(self) -> str:

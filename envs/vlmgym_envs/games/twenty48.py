@@ -25,6 +25,7 @@ from vlmgym_envs.games._merging import MAX_EXPONENT, Moves, points_so_far, with_
 from vlmgym_envs.games._number_tiles import ARTS, COLORS, number_atlas
 from vlmgym_envs.games._stream import draw_below, new_stream
 from vlmgym_envs.level import BoardLevel, choice, knob
+from vlmgym_envs.reasons.merging import reason
 
 NUM_START_TILES = 2
 MID_GAME_MOVES_PER_CELL = 16
@@ -187,6 +188,9 @@ class Twenty48(DirectionGame[Twenty48Level, Twenty48State]):
             for tile in slide.merged
         ]
         return " | ".join([*(merges or ["nothing merges"]), f"{name} pays {self._moves.points(state.board, action)}"])
+
+    def reason(self, state: Twenty48State, action: int, rng: np.random.Generator) -> str:
+        return reason(self, state, action, rng)
 
     @cached_property
     def prompt(self) -> str:

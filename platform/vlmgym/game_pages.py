@@ -13,6 +13,7 @@ from PIL import Image
 
 from vlmgym.contact_sheet import fit
 from vlmgym.ladder import knobs, picture_size
+from vlmgym.markdown import markdown_table
 from vlmgym_envs.core import Game
 from vlmgym_envs.gym import env_id
 from vlmgym_envs.level import BoardLevel
@@ -98,7 +99,7 @@ def _page(games: Sequence[AnyGame], header: Header) -> str:
         header.sentence,
         f"![A board at level {EXAMPLE_LEVEL}]({image_path(example)})",
         "## Rules",
-        _table(["", ""], header.rules),
+        markdown_table(["", ""], header.rules),
         *([header.notes] if header.notes else []),
         "## Try it",
         f"```bash\nvlmgym play {example.id} --level {games[0].level_name}\nvlmgym levels {example.id}\n```",
@@ -125,16 +126,17 @@ def _spaces_and_reward(game: AnyGame) -> list[str]:
         "Training with GRPO pays +1 for an action that the game rewards and -1 for any other, refused ones included; "
         "`raw` and `legal` are the other choices of `reward` in `GroupEnvConfig`."
     )
-    return [f"## Spaces and reward\n\nThrough Gymnasium, at level `{EXAMPLE_LEVEL}`:", _table(["", ""], rows), trained]
+    shape = f"## Spaces and reward\n\nThrough Gymnasium, at level `{EXAMPLE_LEVEL}`:"
+    return [shape, markdown_table(["", ""], rows), trained]
 
 
 def _levels(games: Sequence[AnyGame]) -> list[str]:
     rows = [[f"`{knob.name}`", knob.axis, knob.rule, *map(str, knob.values)] for knob in knobs(games[0])]
     rows.append(["picture, px", "", "", *(picture_size(game.image_shape) for game in games)])
-    table = _table(["knob", "axis", "allowed", *(f"`{game.level_name}`" for game in games)], rows)
+    table = markdown_table(["knob", "axis", "allowed", *(f"`{game.level_name}`" for game in games)], rows)
     pictures = [f"![{game.level_name}]({image_path(game)})" for game in games]
     chunks = [slice(start, start + IMAGES_PER_ROW) for start in range(0, len(games), IMAGES_PER_ROW)]
-    boards = [_table([f"`{game.level_name}`" for game in games[chunk]], [pictures[chunk]]) for chunk in chunks]
+    boards = [markdown_table([f"`{game.level_name}`" for game in games[chunk]], [pictures[chunk]]) for chunk in chunks]
     scale = f"A mid-game board of each, scaled to at most {IMAGE_PX} px:"
     classes = [games[0].level_class, *([BoardLevel] if issubclass(games[0].level_class, BoardLevel) else [])]
     return ["## Levels\n\nEasiest first.", *(inspect.getdoc(each) or "" for each in classes), table, scale, *boards]
@@ -173,13 +175,7 @@ def _index(games: Sequence[tuple[str, Header]]) -> str:
         "A page per game: rules, spaces, reward, levels with pictures, teachers and the prompt.",
         "Teachers of every game: `solver`, its best; `greedy`, uniform over the legal actions that pay most at once; "
         "`legal_random` and `random`, uniform over the legal actions and over all.",
-        _table(["game", "id", "", "levels, easiest first"], rows),
+        markdown_table(["game", "id", "", "levels, easiest first"], rows),
         "The pages are written from the code by `vlmgym docs`; a test fails where they differ from it.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, in which a cell's | does not end the cell."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from vlmgym.cli import main
+from vlmgym.commands_page import commands_page
 from vlmgym.game_pages import IMAGE_PX, game_pages, read_header
+from vlmgym.job_page import job_page
 from vlmgym.tracking.grafana import grafana_dashboard
 from vlmgym.tracking.page import metrics_page
 from vlmgym_envs.registry import game_ids, level_ids
@@ -70,13 +73,38 @@ def test_the_command_writes_them_and_names_what_is_left_over(
         f"vlmgym: {games / 'chess.md'} belongs to no game: delete it",
         f"vlmgym: {tmp_path / 'metrics.md'}",
         f"vlmgym: {tmp_path / 'grafana.json'}",
+        f"vlmgym: {tmp_path / 'jobs.md'}",
+        f"vlmgym: {tmp_path / 'commands.md'}",
     ]
     assert (tmp_path / "metrics.md").read_text() == metrics_page()
 
 
-def test_the_page_of_metrics_and_the_dashboard_are_those_that_the_code_gives() -> None:
-    assert (DOCS / "metrics.md").read_text(encoding="utf-8") == metrics_page(), "run `vlmgym docs`"
-    assert (DOCS / "grafana.json").read_text(encoding="utf-8") == grafana_dashboard(), "run `vlmgym docs`"
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("metrics.md", metrics_page),
+        ("grafana.json", grafana_dashboard),
+        ("jobs.md", job_page),
+        ("commands.md", commands_page),
+    ],
+)
+def test_a_page_beside_those_of_the_games_is_what_the_code_gives(name: str, make: Callable[[], str]) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == make(), "run `vlmgym docs`"
+
+
+def test_the_page_of_jobs_has_every_knob_with_its_rule() -> None:
+    lines = job_page().splitlines()
+    rule = "a number above 0 to 1 | the ratio is clipped below 1 - clip_low; 1 is no bound"
+    assert f"| `grpo.clip_low` | `0.2` | {rule} |" in lines
+    assert "## `tracking.alerts`" in lines and any(line.startswith("| `model.lora.rank` |") for line in lines)
+
+
+def test_the_page_of_commands_has_groups_choices_and_defaults() -> None:
+    lines = commands_page().splitlines()
+    assert "## vlmgym bench envs" in lines and "## vlmgym docs" not in lines
+    steps = "paper: at most 100 steps; full: to the end of the game."
+    assert f"| `--protocol` | `paper` | `paper`, `full` | {steps} |" in lines
+    assert "| `--seed` | `0` | from 0 | Of the starts and the answers. |" in lines
 
 
 @pytest.mark.parametrize("game_id", game_ids())

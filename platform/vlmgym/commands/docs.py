@@ -11,11 +11,14 @@ import typer
 def docs(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pages of the games go.")] = Path("docs/games"),
 ) -> None:
-    """Writes a page per game, its pictures and the index, and beside them the page of metrics and Grafana's dashboard.
+    """Writes a page per game, its pictures and the index; beside them the pages of metrics, jobs and commands, and
+    Grafana's dashboard.
 
     Names files among the games that belong to none.
     """
+    from vlmgym.commands_page import commands_page
     from vlmgym.game_pages import game_pages
+    from vlmgym.job_page import job_page
     from vlmgym.tracking.grafana import grafana_dashboard
     from vlmgym.tracking.page import metrics_page
 
@@ -28,6 +31,12 @@ def docs(
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     for name in sorted(found - pages.keys()):
         print(f"vlmgym: {out / name} belongs to no game: delete it")
-    for name, text in (("metrics.md", metrics_page()), ("grafana.json", grafana_dashboard())):
-        (out.parent / name).write_text(text, encoding="utf-8")
+    beside = {
+        "metrics.md": metrics_page,
+        "grafana.json": grafana_dashboard,
+        "jobs.md": job_page,
+        "commands.md": commands_page,
+    }
+    for name, make in beside.items():
+        (out.parent / name).write_text(make(), encoding="utf-8")
         print(f"vlmgym: {out.parent / name}")

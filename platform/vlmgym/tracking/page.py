@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vlmgym.curves import COLD_START, GRPO
+from vlmgym.markdown import markdown_table
 from vlmgym.tracking.metrics import EVALUATION, FIELDS, METRICS, STEPS, Metric
 from vlmgym_envs.registry import game_ids, make_game
 
@@ -25,11 +26,13 @@ def metrics_page() -> str:
 
 def _sections() -> Iterator[str]:
     yield "## Names\n"
-    yield from _table(("stage", "its step counts"), [(f"`{stage}`", meaning) for stage, meaning in STEPS.items()])
-    yield from _table(("in braces", "stands for"), [(f"`{{{name}}}`", meaning) for name, meaning in FIELDS.items()])
+    stages = [(f"`{stage}`", meaning) for stage, meaning in STEPS.items()]
+    yield markdown_table(("stage", "its step counts"), stages) + "\n"
+    fields = [(f"`{{{name}}}`", meaning) for name, meaning in FIELDS.items()]
+    yield markdown_table(("in braces", "stands for"), fields) + "\n"
     yield "## Regret\n\nIts unit is the game's:\n"
     units = [(f"[{game}](games/{game}.md)", make_game(game, "tiny").value_unit) for game in game_ids()]
-    yield from _table(("game", "regret counts"), units)
+    yield markdown_table(("game", "regret counts"), units) + "\n"
     evaluation = set(EVALUATION)
     for stage in (GRPO, COLD_START):
         yield f"## Of {stage}\n"
@@ -43,10 +46,4 @@ def _metrics_table(metrics: Sequence[Metric]) -> Iterator[str]:
         (f"`{metric.name}`", metric.unit, metric.meaning, metric.known_as, metric.only or "every step")
         for metric in metrics
     ]
-    yield from _table(("name", "unit", "is", "elsewhere", "recorded"), rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-    yield ""
+    yield markdown_table(("name", "unit", "is", "elsewhere", "recorded"), rows) + "\n"

@@ -67,6 +67,15 @@ class GroupEnvConfig:
         """The game at its level, overrides applied."""
         return make_game(self.game, self.level, **self.overrides)
 
+    def reward_of(self, step: Step[Any]) -> float:
+        """What an answer pays that led to `step`."""
+        if step.refused is not None:
+            return self.failure_reward
+        if self.reward == "raw":
+            return step.reward
+        success = self.reward == "legal" or step.reward > 0
+        return self.success_reward if success else self.failure_reward
+
 
 class GameGroupEnv(MultiAgentEnv):
     """Agents branch_0, branch_1, ... start in one state; each plays its own branch of it, at its own pace.
@@ -142,7 +151,7 @@ class GameGroupEnv(MultiAgentEnv):
             if terminateds[agent] or truncateds[agent]:
                 self._ended.add(agent)
             observations[agent] = self._observe(before if agent in self._ended else step.state)
-            rewards[agent] = self._reward(step)
+            rewards[agent] = self.config.reward_of(step)
             infos[agent] = {
                 "state": step.state,
                 "refused": step.refused,
@@ -162,15 +171,6 @@ class GameGroupEnv(MultiAgentEnv):
                 "prompt": gym.spaces.Text(len(prompt), charset="".join(sorted({*CHARSET, *prompt}))),
             }
         )
-
-    def _reward(self, step: Step[Any]) -> float:
-        config = self.config
-        if step.refused is not None:
-            return config.failure_reward
-        if config.reward == "raw":
-            return step.reward
-        success = config.reward == "legal" or step.reward > 0
-        return config.success_reward if success else config.failure_reward
 
     def _observe(self, state: Any) -> dict[str, Any]:
         if state not in self._images:

@@ -12,6 +12,7 @@ from vlmgym import __version__
 from vlmgym.commands.bench import bench
 from vlmgym.commands.compare import compare
 from vlmgym.commands.dashboard import dashboard
+from vlmgym.commands.data import data
 from vlmgym.commands.docs import docs
 from vlmgym.commands.evaluate import evaluate
 from vlmgym.commands.levels import levels
@@ -40,6 +41,7 @@ app.command()(view)
 app.command()(levels)
 app.command()(play)
 app.command()(dashboard)
+app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 app.command(hidden=True)(docs)
 

@@ -61,5 +61,9 @@ def parse_yaml(text: str) -> Any:
 
 def write_yaml(value: Any, path: Path, *, comment: str) -> None:
     """Writes plain data under a one-line comment; `parse_yaml` gives it back equal."""
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
-    path.write_text(f"# {comment}\n{text}", encoding="utf-8")
+    path.write_text(f"# {comment}\n{yaml_text(value)}", encoding="utf-8")
+
+
+def yaml_text(value: Any) -> str:
+    """Plain data as YAML; `parse_yaml` gives it back equal."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)

@@ -1,0 +1,1 @@
+"""Data sets of demonstrations: made once, looked through, trained from."""

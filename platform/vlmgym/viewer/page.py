@@ -19,6 +19,7 @@ from vlmgym.viewer.sheet import TileSheet
 from vlmgym.viewer.source import Source
 from vlmgym_policies.insight import ERRORS
 
+STYLES = ("page.css",)
 SCRIPTS = ("data.js", "board.js", "curves.js", "filters.js", "list.js", "group.js", "response.js", "main.js")
 """Put together in this order."""
 
@@ -36,21 +37,26 @@ OUTCOMES: Mapping[str, str] = {
 
 def build_page(source: Source) -> str:
     """The page, complete."""
-    assets = files("vlmgym.viewer") / "assets"
     layouts = Layouts(source)
     chunks = [
         [layouts.board_numbers(group) for group in groups]
         for _, groups in groupby(source.groups, key=lambda group: (group.stage, group.step))
     ]
-    data = [_json_element("index", _index(source, layouts))]
-    data += [_json_element(f"groups-{number}", chunk) for number, chunk in enumerate(chunks)]
+    data = [json_element("index", _index(source, layouts))]
+    data += [json_element(f"groups-{number}", chunk) for number, chunk in enumerate(chunks)]
+    return fill_page("page.html", source.title, data, STYLES, SCRIPTS)
+
+
+def fill_page(template: str, title: str, data: Sequence[str], styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """A page of assets/. data: the elements that its program reads. styles, scripts: put together in this order."""
+    assets = files("vlmgym.viewer") / "assets"
     parts = {
-        "title": escape(source.title),
-        "style": (assets / "page.css").read_text(encoding="utf-8"),
+        "title": escape(title),
+        "style": "\n".join((assets / name).read_text(encoding="utf-8") for name in styles),
         "data": "\n".join(data),
-        "script": "\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "script": "\n".join((assets / name).read_text(encoding="utf-8") for name in scripts),
     }
-    page = (assets / "page.html").read_text(encoding="utf-8")
+    page = (assets / template).read_text(encoding="utf-8")
     head, *rest = page.split("<!-- vlmgym:")
     return head + "".join(parts[name] + tail for name, tail in (part.split(" -->", 1) for part in rest))
 
@@ -172,7 +178,7 @@ def _layout_key(group: GroupRecord) -> tuple[Any, ...]:
     return group.game, group.level, group.tile_px, group.border_px
 
 
-def _json_element(name: str, value: Any) -> str:
+def json_element(name: str, value: Any) -> str:
     """JSON in an element of its own; nothing in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>'

@@ -6,14 +6,15 @@ import asyncio
 import base64
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 from openai.types.chat import ChatCompletion
 
-from vlmgym_policies.engine import Completion, GenerationError, Message, Prompt, Sampling, Usage
+from vlmgym_policies.engine import Completion, Delta, GenerationError, Message, Prompt, Sampling, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"
@@ -44,9 +45,7 @@ class OpenAIEngine:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {concurrency}")
-        self._key = os.environ.get(KEY_VARIABLE) or (NO_KEY if url else "")
-        if not self._key:
-            raise ValueError(f"{KEY_VARIABLE} must be set in the environment to ask OpenAI's own endpoint")
+        self._key = api_key(url)
         self._model = model
         self._url = url
         self._concurrency = concurrency
@@ -59,6 +58,23 @@ class OpenAIEngine:
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         self._connect()
         return list(await asyncio.gather(*(self._complete(p, sampling, i) for i, p in enumerate(prompts))))
+
+    async def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """The responses of `generate` as they are written, one after the other; closing it ends them.
+
+        Each ends with a delta that holds its completion. Tokens are not counted.
+        """
+        self._connect()
+        for index, prompt in enumerate(prompts):
+            text, finish = "", None
+            async with self._places:
+                async for piece, reason in self._pieces(prompt, sampling, index):
+                    text, finish = text + piece, reason or finish
+                    if piece:
+                        yield Delta(index, piece, 0, 0, 0, None)
+            if finish is None:
+                raise GenerationError(f"{self._model}: the stream ended before its response did")
+            yield Delta(index, "", 0, 0, 0, _completion(text, finish))
 
     async def weights_version(self) -> int | None:
         return 0
@@ -104,17 +120,24 @@ class OpenAIEngine:
             shown = " ".join(str(reply).split())[:200]
             raise GenerationError(f"{self._model}: the reply is no chat completion: {shown}")
         choice, usage = reply.choices[0], reply.usage
-        return Completion(
-            text=choice.message.content or "",
-            prompt_token_ids=np.zeros(0, dtype=np.int32),
-            token_ids=np.zeros(0, dtype=np.int32),
-            logprobs=np.zeros(0, dtype=np.float32),
-            finish_reason="length" if choice.finish_reason == "length" else "stop",
-            weights_version=0,
-            usage=None if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens),
-        )
+        counted = None if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens)
+        return _completion(choice.message.content or "", choice.finish_reason, counted)
 
-    async def _ask(self, messages: list[Any], sampling: Sampling, index: int) -> Any:
+    async def _pieces(
+        self, prompt: Prompt, sampling: Sampling, index: int
+    ) -> AsyncGenerator[tuple[str, str | None], None]:
+        """What a response grows by, and why it ended once it has."""
+        messages = [chat_message(message) for message in prompt.messages]
+        try:
+            async with await self._ask(messages, sampling, index, stream=True) as chunks:
+                async for chunk in chunks:
+                    for choice in chunk.choices[:1]:
+                        yield choice.delta.content or "", choice.finish_reason
+        except (openai.APIError, httpx.HTTPError) as error:
+            text = " ".join(str(error).split())
+            raise GenerationError(f"{self._model}: {type(error).__name__}: {text}") from error
+
+    async def _ask(self, messages: list[Any], sampling: Sampling, index: int, *, stream: bool = False) -> Any:
         """One reply; where the service refuses a parameter of `_RENAMED` by name, asks again with what stands there."""
         seed = int(np.random.SeedSequence([sampling.seed, index]).generate_state(1)[0]) >> 1
         values = {"max_tokens": sampling.max_tokens, "seed": seed}
@@ -123,13 +146,33 @@ class OpenAIEngine:
             options: dict[str, Any] = {sent: values[name] for name, sent in names.items() if sent is not None}
             try:
                 return await self._client.chat.completions.create(
-                    model=self._model, messages=messages, temperature=sampling.temperature, **options
+                    model=self._model, messages=messages, temperature=sampling.temperature, stream=stream, **options
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 refused = {name for name in values.keys() & options if re.search(rf"\b{name}\b", str(error))}
                 if not refused:
                     raise
                 self._refused |= refused
+
+
+def api_key(url: str | None) -> str:
+    """What is sent to an endpoint as its key. Errors: ValueError where OpenAI's own, no URL, has none."""
+    key = os.environ.get(KEY_VARIABLE) or (NO_KEY if url else "")
+    if not key:
+        raise ValueError(f"{KEY_VARIABLE} must be set in the environment to ask OpenAI's own endpoint")
+    return key
+
+
+def _completion(text: str, finish_reason: str | None, usage: Usage | None = None) -> Completion:
+    return Completion(
+        text=text,
+        prompt_token_ids=np.zeros(0, dtype=np.int32),
+        token_ids=np.zeros(0, dtype=np.int32),
+        logprobs=np.zeros(0, dtype=np.float32),
+        finish_reason="length" if finish_reason == "length" else "stop",
+        weights_version=0,
+        usage=usage,
+    )
 
 
 def chat_message(message: Message) -> dict[str, Any]:

@@ -234,3 +234,16 @@ def test_a_swap_lines_up_what_is_said_and_as_much_vanishes(game: AnyGame) -> Non
                 assert max(line)[0] - min(line)[0] + max(c for _, c in line) - min(c for _, c in line) == len(line) - 1
             assert number(r"(\d+) (?:tiles )?(?:vanish|are removed)", text.replace(" tiles", "")) == removed[action]
             assert ("No other swap" in text or "is the most" in text) == (removed[action] == max(removed.values()))
+
+
+def test_a_goal_is_named_as_one_also_where_the_player_stands_on_it() -> None:
+    game = make_game("sokoban", "tiny")
+    rows = (
+        "wall | wall | wall | wall",
+        "player on goal | box | - | wall",
+        "- | - | - | wall",
+        "wall | wall | wall | wall",
+    )
+    state = game.from_text("\n".join(f" {row} " for row in rows))
+    text = worded(game, state, game.solve(state), 0)
+    assert cells_in(text)[:2] == [(1, 1), (1, 0)] and "(1, 0), which is a goal" in text

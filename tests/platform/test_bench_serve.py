@@ -1,13 +1,16 @@
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vlmgym.benchmarks import serving
 from vlmgym.benchmarks.rollouts_asking import Window
-from vlmgym.benchmarks.rollouts_workload import Answer, response_tokens
+from vlmgym.benchmarks.rollouts_workload import Answer, make_endless_vlm, response_tokens
 from vlmgym.benchmarks.serving import KINDS, Repeat, Settings, figures, requests
 from vlmgym.cli import main
+from vlmgym_policies.engines.hf import HFEngine
 
 SETTINGS = Settings(seconds=1.0, num_in_flight=2, repeats=2, engine="hf")
 
@@ -58,6 +61,18 @@ def test_requests_of_a_draw_are_as_long_on_any_boards() -> None:
     assert samplings[0] == samplings[1] != samplings[2]
     assert boards[0] == boards[2] != boards[1]
     assert all(sampling.max_tokens == response_tokens(sampling.seed) for sampling in samplings[0])
+
+
+def test_no_response_is_shorter_than_was_drawn_for_it(tmp_path: Path) -> None:
+    engine = HFEngine(str(make_endless_vlm(tmp_path, serving.SIZE)))
+    asked = [branch[0] for branch in requests(0, 0, 4)]
+
+    async def lengths() -> list[int]:
+        answers = await asyncio.gather(*(engine.generate([prompt], sampling) for prompt, sampling in asked))
+        return [len(completion.token_ids) for (completion,) in answers]
+
+    assert asyncio.run(lengths()) == [response_tokens(sampling.seed) for _, sampling in asked]
+    engine.close()
 
 
 @pytest.mark.slow

@@ -101,8 +101,8 @@ def env_config(group_size: int) -> dict[str, Any]:
     return {"game": GAME, "level": LEVEL, "group_size": group_size, "num_turns": NUM_TURNS, "start": "fresh"}
 
 
-def make_endless_vlm(path: Path) -> Path:
-    """A tiny VLM with random weights that ends no response by itself.
+def make_endless_vlm(path: Path, size: TinySize = SIZE) -> Path:
+    """A VLM of that size with random weights that ends no response by itself.
 
     Embeddings are tied: all states have the first number of the embeddings in common, so only the end token's score is
     far below the others.
@@ -110,7 +110,7 @@ def make_endless_vlm(path: Path) -> Path:
     game = make_game(GAME, LEVEL)
     demonstrator, rng = Demonstrator(game, {"legal_random": 1.0}), np.random.default_rng(0)
     responses = [demonstrator.demonstrate(game.init(seed), rng) for seed in range(NUM_RESPONSES)]
-    make_tiny_vlm(path, prompts=[game.prompt], responses=responses, seed=0, size=SIZE)
+    make_tiny_vlm(path, prompts=[game.prompt], responses=responses, seed=0, size=size)
     import torch
 
     model: Any = load_vlm(str(path), torch.float32)

@@ -32,9 +32,13 @@ from vlmgym.serving.settings import ServeSettings
 from vlmgym_envs.registry import make_game
 from vlmgym_policies.engine import Sampling
 from vlmgym_policies.prompting import make_prompt
+from vlmgym_policies.tiny import TinySize
 
 KINDS = ("bare", "serve", "stream")
 MODEL = "bench"
+SIZE = TinySize(hidden_size=512, num_layers=4, num_heads=8, intermediate_size=1536, init_std=0.015)
+"""About 10 M parameters: few requests a second for a replica, as of a large model on a GPU. The demonstration's model,
+of 0.3 M, answers so fast that a good part of a core would go to HTTP."""
 NUM_CPUS = 2
 """Of a Ray that is started here: the replica has one, as has the engine alone."""
 MAX_REQUESTS_PER_S = 60
@@ -125,7 +129,7 @@ def measure(settings: Settings, progress: Progress) -> Figures:
     repeats: list[Repeat] = []
     total = 2 * len(KINDS) * settings.repeats
     with tempfile.TemporaryDirectory(prefix="vlmgym-") as folder, ray_session(NUM_CPUS):
-        model = str(make_endless_vlm(Path(folder) / "model"))
+        model = str(make_endless_vlm(Path(folder) / "model", SIZE))
         options = {"path": model, "dtype": "float32", "max_batch_size": settings.num_in_flight}
         progress(0, total, "starting")
         with BareEngine(settings.engine, options) as bare, _service(settings, model) as url:

@@ -74,8 +74,17 @@ def for_evaluation(names: Names) -> Names:
     return {}
 
 
+def for_data(names: Names) -> Names:
+    """The data set that the page reads."""
+    pytest.importorskip("datasets")
+    with pytest.raises(SystemExit, match="0"):
+        main(["data", "make", "shisen_sho:tiny", "maze:tiny", "--num", "6", "--out", "data/two"])
+    return {}
+
+
 GIVEN: Mapping[str, Callable[[Names], Names]] = {
     **{f"docs/games/{game}.md": lambda names: {"gymnasium": gymnasium} for game in vlmgym_envs.game_ids()},
+    "docs/data.md": for_data,
     "docs/engines.md": for_engines,
     "docs/evaluation.md": for_evaluation,
 }

@@ -58,6 +58,7 @@ SHORT = {
     "grpo.iterations=1 grpo.groups=2 grpo.group_size=2 grpo.warmup_iterations=0 evaluation.num_states=4 "
     "engine.num_cpus=0.5 learners.num_cpus=0.5 env_runners.num_cpus=0 tracking.wandb=offline",
     "eval": "--runs 2 --steps 2 --no-video --no-ceilings",
+    "data": "--num 6",
 }
 
 
@@ -101,6 +102,17 @@ def evaluates(desk: Desk, words: list[str]) -> None:
 def plans_evaluation(desk: Desk, words: list[str]) -> None:
     """Of a policy behind a URL, which is not asked."""
     assert "policy       endpoint" in desk.vlmgym(*words[1:], "--dry-run")
+
+
+def writes_data(desk: Desk, words: list[str]) -> None:
+    assert desk.vlmgym(*words[1:], *SHORT["data"].split())
+    assert (desk.folder / words[-1] / "dataset.json").exists()
+
+
+def inspects_data(desk: Desk, words: list[str]) -> None:
+    if not Path(words[-1]).exists():  # unless the command above it on the page was tested before
+        writes_data(desk, ["vlmgym", "data", "make", "shisen_sho:tiny", "maze:tiny", "--out", words[-1]])
+    assert desk.vlmgym(*words[1:])
 
 
 def plays(desk: Desk, words: list[str]) -> None:
@@ -290,6 +302,9 @@ RULES = [
     Rule(r"jobs/shisen\.yaml --dry-run", "run", runs_as_program),
     Rule(r"vlmgym eval .*--policy (runs/shisen|mine:answer) .*", "run", evaluates),
     Rule(r"vlmgym eval .*--policy openai:.*", "run", plans_evaluation),
+    Rule(r"vlmgym data make .*--teacher openai:.*", "parsed", parses),
+    Rule(r"vlmgym data make .*", "run", writes_data),
+    Rule(r"vlmgym data inspect data/two", "run", inspects_data),
     Rule(r"vlmgym levels \w+", "run", runs),
     Rule(r"vlmgym play .*", "run", plays),
     Rule(r"vlmgym view (runs/shisen|results/mine)", "run", runs),

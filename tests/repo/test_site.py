@@ -1,5 +1,6 @@
 """The site has a page for all that the repository's pages link to, and every public module in its reference."""
 
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -45,6 +46,15 @@ def test_links_of_the_repository_become_links_of_the_site(site_pages: ModuleType
 def test_a_link_without_a_page_ends_the_build(site_pages: ModuleType) -> None:
     with pytest.raises(Exception, match=r"docs/insight.md: ../jobs/shisen.yaml is no page of the site"):
         site_pages.on_page_markdown("[a](../jobs/shisen.yaml)", page("insight.md"), {}, Pages())
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """As `mkdocs build --strict` finds it, in seconds less."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2].partition("\ntheme:")[0]
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} - {"README.md"}
+    named = set(re.findall(r"[\w/-]+\.md", navigation))
+    assert pages <= named, "add it to mkdocs.yml"
+    assert named - pages == {"index.md", "contributing.md", "kubernetes.md"}
 
 
 def test_every_public_module_is_in_the_reference(site_pages: ModuleType) -> None:

@@ -162,12 +162,11 @@ def resolves(file: Path, profile: str | None, overrides: list[str]) -> None:
 
 def find_policy_later(given: dict[str, Any]) -> None:
     """A policy that exists once the runs have been made which the page is about."""
-    game = make_game(given["game"], given["level"])
     run = re.fullmatch(r"runs/([\w-]+)", given["policy"])
-    if run is None:
-        find_policy(given["policy"], game)
-    else:
+    if run is not None:
         assert (ROOT / "jobs" / f"{run[1]}.yaml").is_file()
+    else:
+        find_policy(given["policy"], make_game(given["game"], given["level"] or "paper"))
 
 
 def compares_later(desk: Desk, words: list[str]) -> None:

@@ -53,6 +53,19 @@ class GroupEnvConfig:
             raise unknown_name("reward", self.reward, get_args(Reward))
 
     @classmethod
+    def mixture(cls, config: Mapping[str, Any]) -> tuple["GroupEnvConfig", ...]:
+        """One per game. {"games": [...]} lists what differs from game to game; the other keys hold for all of them.
+
+        Without "games", the one game of `from_dict`. Errors: as there, and ValueError for groups of several sizes.
+        """
+        common = {key: value for key, value in config.items() if key != "games"}
+        configs = tuple(cls.from_dict({**common, **game}) for game in config.get("games", ({},)))
+        sizes = sorted({of_game.group_size for of_game in configs})
+        if len(sizes) != 1:
+            raise ValueError(f"games must not be empty and have one group_size, got {sizes}")
+        return configs
+
+    @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "GroupEnvConfig":
         """Errors: ValueError for an unknown key, with the nearest known one, and for a missing game."""
         known = [spec.name for spec in fields(cls)]
@@ -63,9 +76,9 @@ class GroupEnvConfig:
             raise ValueError("game is required in env_config")
         return cls(**config)
 
-    def make_game(self) -> Game[Any, Any, Any]:
-        """The game at its level, overrides applied."""
-        return make_game(self.game, self.level, **self.overrides)
+    def make_game(self, **knobs: object) -> Game[Any, Any, Any]:
+        """The game at its level, overrides applied, and `knobs` over them."""
+        return make_game(self.game, self.level, **{**self.overrides, **knobs})
 
     def reward_of(self, step: Step[Any]) -> float:
         """What an answer pays that led to `step`."""
@@ -85,19 +98,20 @@ class GameGroupEnv(MultiAgentEnv):
     `num_turns` answers; a refused answer costs a turn and leaves the state as it is. The observation that ends a branch
     repeats the one that the last answer was given to, since nobody looks at it.
     Infos: "state", the one after the answer; "refused", a reason or None; "legal"; "raw_reward", the game's own; "won",
-    as in `Step`. Those of a reset: "state", "game" and "level", by name.
+    as in `Step`. Those of a reset: "state", "game" and "level", by name, and "game_number", its place in `configs`.
 
-    game, config: read-only. states: the current state of each branch, by agent.
+    configs: one per game that this environment can play; each reset plays one of them, so spaces may change then.
+    game, config: the present one, read-only. states: the current state of each branch, by agent.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.config = GroupEnvConfig.from_dict(config)
-        self.game = self.config.make_game()
+        self.configs = GroupEnvConfig.mixture(config)
+        self._games: dict[Any, Game[Any, Any, Any]] = {}
         self.states: MultiAgentDict = {}
-        self.possible_agents = [f"branch_{number}" for number in range(self.config.group_size)]
+        self.possible_agents = [f"branch_{number}" for number in range(self.configs[0].group_size)]
         self.agents = list(self.possible_agents)
-        self.observation_spaces = dict.fromkeys(self.possible_agents, self._observation_space())
+        self._take_game(0, {})
         answer_space = gym.spaces.Text(MAX_ANSWER_CHARS, min_length=0, charset=CHARSET)
         self.action_spaces = dict.fromkeys(self.possible_agents, answer_space)
         self._ended: set[AgentID] = set()
@@ -109,9 +123,13 @@ class GameGroupEnv(MultiAgentEnv):
     ) -> tuple[MultiAgentDict, MultiAgentDict]:
         """Starts at draw_start(game, seed, ...). Without a seed, continues the stream that the last seed began.
 
-        options: {"state_text": text} starts at `Game.from_text` instead.
+        options: {"game": number} plays that game of `configs`, else the first one; {"knobs": {...}} changes its level;
+        {"state_text": text} starts at `Game.from_text` instead.
         """
         super().reset(seed=seed)
+        options = dict(options or {})
+        number = options.pop("game", 0)
+        self._take_game(number, options.pop("knobs", {}))
         config = self.config
         start_seed = int(self.np_random.integers(2**63)) if seed is None else seed
         start = reset_state(self.game, start_seed, options, config.start, config.split, config.held_out)
@@ -121,7 +139,7 @@ class GameGroupEnv(MultiAgentEnv):
         self._num_turns = dict.fromkeys(self.agents, 0)
         self._images = {}
         observations = {agent: self._observe(start) for agent in self.agents}
-        about = {"state": start, "game": self.game.id, "level": self.game.level_name}
+        about = {"state": start, "game": self.game.id, "level": self.game.level_name, "game_number": number}
         infos = {agent: dict(about) for agent in self.agents}
         return observations, infos
 
@@ -162,6 +180,17 @@ class GameGroupEnv(MultiAgentEnv):
         terminateds["__all__"] = len(self._ended) == len(self.possible_agents)
         truncateds["__all__"] = False
         return observations, rewards, terminateds, truncateds, infos
+
+    def _take_game(self, number: int, knobs: Mapping[str, object]) -> None:
+        """Errors: ValueError for a number that no game has, and for knobs that its level refuses."""
+        if number not in range(len(self.configs)):
+            raise ValueError(f"game must be in 0..{len(self.configs) - 1}, got {number}")
+        self.config = self.configs[number]
+        key = number, tuple(sorted(knobs.items()))
+        if key not in self._games:
+            self._games[key] = self.config.make_game(**knobs)
+        self.game = self._games[key]
+        self.observation_spaces = dict.fromkeys(self.possible_agents, self._observation_space())
 
     def _observation_space(self) -> gym.spaces.Dict:
         prompt = self.game.prompt

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -28,10 +29,11 @@ from vlmgym.grpo.batching import SEQUENCES, MicroBatch, object_array
 from vlmgym.grpo.collector import Interrupted
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.config_rules import check_shared_evenly
+from vlmgym.grpo.curriculum import Ladder, any_place
 from vlmgym.grpo.learner import GRPOLearner
 from vlmgym.grpo.loss import masked_sum
+from vlmgym.grpo.mixture import Mixture
 from vlmgym.grpo.sequences import TrainSequence
-from vlmgym_envs.core import Game
 from vlmgym_envs.rllib import GroupEnvConfig
 from vlmgym_envs.splits import draw_start
 from vlmgym_policies.baselines import Demonstrator
@@ -50,7 +52,7 @@ class ColdStartConfig(GRPOConfig):
         super().__init__(algo_class=algo_class or ColdStart)
         self.kl_coeff = 0.0
         self.lr = 1e-5
-        self.teacher: Mapping[str, float] = {"solver": 1.0}
+        self.teacher: Mapping[str, float] | Sequence[Mapping[str, float]] = {"solver": 1.0}
         self.demonstrations_per_update = 32
         self.updates_per_iteration = 10
         self.answer_weight = 1.0
@@ -58,7 +60,7 @@ class ColdStartConfig(GRPOConfig):
     def demonstrations(
         self,
         *,
-        teacher: Mapping[str, float] = NotProvided,
+        teacher: Mapping[str, float] | Sequence[Mapping[str, float]] = NotProvided,
         demonstrations_per_update: int = NotProvided,
         updates_per_iteration: int = NotProvided,
         answer_weight: float = NotProvided,
@@ -66,7 +68,7 @@ class ColdStartConfig(GRPOConfig):
         """What is imitated.
 
         Args:
-            teacher: weight per name in the game's `teachers`.
+            teacher: weight per name in the game's `teachers`, of every game or a list with one such mapping per game.
             demonstrations_per_update: batch size, over all learners.
             updates_per_iteration: optimizer steps per `train()`, up to the next multiple of it; engines get the weights
                 after the last one.
@@ -84,7 +86,13 @@ class ColdStartConfig(GRPOConfig):
         check_shared_evenly(self, "demonstrations_per_update")
         if self.answer_weight <= 0:
             raise ValueError(f"answer_weight must be above 0, got {self.answer_weight}")
-        Demonstrator(GroupEnvConfig.from_dict(self.env_config).make_game(), self.teacher)
+        for env, teacher in zip(GroupEnvConfig.mixture(self.env_config), self.teachers, strict=True):
+            Demonstrator(env.make_game(), teacher)
+
+    @property
+    def teachers(self) -> list[Mapping[str, float]]:
+        """One per game."""
+        return [self.teacher] * self.num_games if isinstance(self.teacher, Mapping) else list(self.teacher)
 
     def get_default_learner_class(self) -> type:
         return ColdStartLearner
@@ -104,11 +112,13 @@ class ColdStart(GRPO):
         writer = ray.remote(num_cpus=0)(DemonstrationWriter)
         self._writer = writer.remote(
             dict(self.config.env_config),
-            self.config.teacher,
+            self.config.teachers,
             self.config.model_config["path"],
             self.config.answer_weight,
             self.config.seed or 0,
             self.config.observation,
+            self.config.weights_of_games,
+            self.config.ladders_of_games,
         )
         self._coming: deque[Any] = deque()
         self._next_demonstration = 0
@@ -182,20 +192,28 @@ class ColdStartLearner(GRPOLearner):
 
 
 class DemonstrationWriter:
-    """Writes training sequences; the i-th one depends on the seed and on i alone."""
+    """Writes training sequences; the i-th one depends on the seed and on i alone.
+
+    Games take turns by weight. Where one has a curriculum, each axis is at a uniformly drawn step of all it can reach:
+    so GRPO meets no board that the model has not learned to read.
+    """
 
     def __init__(
         self,
         env_config: dict[str, Any],
-        teacher: Mapping[str, float],
+        teachers: Sequence[Mapping[str, float]],
         path: str,
         answer_weight: float,
         seed: int,
         observation: Observation = "picture",
+        weights: Sequence[float] = (1.0,),
+        ladders: Mapping[int, Ladder] = MappingProxyType({}),
     ) -> None:
-        self._env = GroupEnvConfig.from_dict(env_config)
-        self._game: Game[Any, Any, Any] = self._env.make_game()
-        self._demonstrator = Demonstrator(self._game, teacher)
+        self._configs = GroupEnvConfig.mixture(env_config)
+        self._teachers = teachers
+        self._mixture = Mixture(weights)
+        self._ladders = ladders
+        self._demonstrators: dict[Any, Demonstrator] = {}
         self._processor = VLMProcessor(path)
         self._answer_weight = answer_weight
         self._seed = seed
@@ -206,10 +224,12 @@ class DemonstrationWriter:
 
     def _write_one(self, index: int) -> TrainSequence:
         rng = np.random.default_rng([self._seed, DEMONSTRATION_STREAM, index])
-        env, game = self._env, self._game
+        number = self._mixture.game(index)
+        env, demonstrator = self._configs[number], self._demonstrator(number, rng)
+        game = demonstrator.game
         state = draw_start(game, int(rng.integers(2**62)), env.start, env.split, env.held_out)
         prompt = ask(game, state, self._observation)
-        text = self._demonstrator.demonstrate(state, rng)
+        text = demonstrator.demonstrate(state, rng)
         response_ids, spans = self._processor.spell_response(text)
         answered = np.array([end > text.index("<think>") for _, end in spans])
         weights = np.where(answered, self._answer_weight, 1.0).astype(np.float32)
@@ -223,3 +243,12 @@ class DemonstrationWriter:
             denominator=float(weights.sum()),
             images=prompt.images,
         )
+
+    def _demonstrator(self, number: int, rng: np.random.Generator) -> Demonstrator:
+        """Of a game, at its level or, where it has a curriculum, at a level of that."""
+        knobs = any_place(self._ladders[number], rng) if number in self._ladders else {}
+        key = number, tuple(sorted(knobs.items()))
+        if key not in self._demonstrators:
+            game = self._configs[number].make_game(**knobs)
+            self._demonstrators[key] = Demonstrator(game, self._teachers[number])
+        return self._demonstrators[key]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from vlmgym.errors import BadInput
 from vlmgym.settings import (
     CheckpointSettings,
     ColdStartSettings,
+    CommonRewardSettings,
     EngineSettings,
     EnvRunnerSettings,
     EvaluationSettings,
@@ -22,15 +23,14 @@ from vlmgym.settings import (
     LearnerSettings,
     ModelSettings,
     PromptSettings,
-    RewardSettings,
     SamplingSettings,
     Section,
     TrackingSettings,
 )
+from vlmgym.settings.game import Teacher
+from vlmgym.settings.mixture import check_mixture, fill_rewards
 from vlmgym.yaml12 import parse_yaml, write_yaml
-from vlmgym_envs.core import Game
 from vlmgym_envs.names import unknown_name
-from vlmgym_policies.scoring import RewardWeights
 
 PROFILES = "profiles"
 LOCAL_RUNS = "runs"
@@ -47,8 +47,9 @@ class Job(Section):
     seed: int = Field(0, ge=0, description="of everything random")
     output_dir: str = Field("runs", min_length=1, description="holds the run directories: a path, or a URI of fsspec")
     max_restarts: int = Field(3, ge=0, description="how often a run that fails goes on by itself from a checkpoint")
-    game: GameSettings
-    reward: RewardSettings
+    game: GameSettings | None = Field(None, description="the one game that is played")
+    games: Annotated[tuple[GameSettings, ...], Field(strict=False)] = Field((), description="or several, mixed")
+    reward: CommonRewardSettings = CommonRewardSettings()
     prompt: PromptSettings = PromptSettings()
     model: ModelSettings
     sampling: SamplingSettings = SamplingSettings()
@@ -82,34 +83,42 @@ class Job(Section):
     def is_remote(self) -> bool:
         return "://" in self.output_dir
 
-    def make_game(self) -> Game[Any, Any, Any]:
-        return self.game.make()
+    @property
+    def mixture(self) -> tuple[GameSettings, ...]:
+        """The games that are played; one game is a mixture of one."""
+        return self.games if self.game is None else (self.game,)
+
+    def teacher(self, game: GameSettings) -> Teacher:
+        """Who demonstrates a game of the mixture, where there is a cold start."""
+        assert self.cold_start is not None, "the job has no cold start"
+        return self.cold_start.teacher if game.teacher is None else game.teacher
 
     @model_validator(mode="before")
     @classmethod
-    def _paper_reward(cls, values: Any) -> Any:
-        """Fills in the reward weights that are left out: they depend on the game."""
-        reward = values.get("reward", {}) if isinstance(values, Mapping) else None
-        if not isinstance(reward, Mapping):
-            return values
-        game = values.get("game")
-        paper = RewardWeights.of(str(game.get("id")) if isinstance(game, Mapping) else "")
-        return {**values, "reward": {name: getattr(paper, name) for name in paper.__slots__} | dict(reward)}
+    def _fill_rewards(cls, values: Any) -> Any:
+        return fill_rewards(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.game is None) == (not self.games):
+            raise ValueError("one of game and games is required, and only one")
+        check_mixture(self.mixture)
         if self.learners.offload_reference and (self.model.lora is not None or self.grpo.kl_coeff == 0):
             raise ValueError(
                 "learners.offload_reference needs a reference of its own: grpo.kl_coeff above 0, no model.lora"
             )
         if self.cold_start is not None:
-            teachers = self.make_game().teachers
-            for name in self.cold_start.teacher:
-                if name not in teachers:
-                    raise ValueError(f"cold_start.teacher: {unknown_name('teacher', name, teachers)}")
+            for game in self.mixture:
+                self._check_teacher(game)
         if self.evaluation.serve_replicas and self.engine.placement == "colocated":
             raise ValueError("evaluation.serve_replicas must be 0 where engines have no resources of their own to copy")
         return self
+
+    def _check_teacher(self, game: GameSettings) -> None:
+        try:
+            game.check_teacher(self.teacher(game))
+        except ValueError as error:
+            raise ValueError(f"cold_start.teacher: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -215,7 +224,7 @@ _MUST = {
     "string_type": "must be text",
     "model_type": "must be a mapping",
     "dict_type": "must be a mapping",
-    "tuple_type": "must be a list of two numbers",
+    "tuple_type": "must be a list",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
     "greater_than": "must be above {gt:g}",

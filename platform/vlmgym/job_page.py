@@ -35,11 +35,11 @@ Schema = Mapping[str, Any]
 
 def job_page() -> str:
     schema = Job.model_json_schema()
-    return "\n\n".join([_HEAD.rstrip("\n"), *_sections("", schema, schema["$defs"])]) + "\n"
+    return "\n\n".join([_HEAD.rstrip("\n"), *_sections("", schema, schema["$defs"], {})]) + "\n"
 
 
-def _sections(path: str, section: Schema, definitions: Schema) -> Iterator[str]:
-    """The knobs of a section as a table, then each section inside it."""
+def _sections(path: str, section: Schema, definitions: Schema, written: dict[str, str]) -> Iterator[str]:
+    """The knobs of a section as a table, then each section inside it. written: where a kind of section stands."""
     inner: dict[str, Schema] = {}
     rows: list[tuple[str, ...]] = []
     for name, knob in section["properties"].items():
@@ -52,9 +52,14 @@ def _sections(path: str, section: Schema, definitions: Schema) -> Iterator[str]:
     if rows:
         yield markdown_table(["knob", "default", "takes", "is"], rows)
     for name, below in inner.items():
+        if below["title"] in written:
+            place = written[below["title"]]
+            yield f"## `{path}{name}`\n\nA list of sections with the knobs of [`{place}`](#{place})."
+            continue
+        written[below["title"]] = f"{path}{name}"
         absent = " Left out, there is none." if below["optional"] else ""
         yield f"## `{path}{name}`\n\n{' '.join(below.get('description', '').split())}{absent}"
-        yield from _sections(f"{path}{name}.", below, definitions)
+        yield from _sections(f"{path}{name}.", below, definitions, written)
 
 
 def _inside(knob: Schema, definitions: Schema) -> dict[str, Any] | None:

@@ -106,13 +106,13 @@ def learner_setup(job: Job) -> LearnerSetup:
 
 
 def largest_batch(job: Job, shape: ModelShape) -> Batch:
-    """A full micro-batch: with as many pictures as if responses were empty, as many scored tokens as if all were
-    longest.
+    """A full micro-batch of the game with the largest picture: with as many pictures as if responses were empty, as
+    many scored tokens as if all were longest.
     """
-    game = job.make_game()
     side_px = shape.patch_px * shape.merge
-    height_px, width_px, _ = game.render(game.mid_game(0)).shape
-    picture = round(height_px / side_px) * round(width_px / side_px)
+    games = [game.make(**knobs) for game in job.mixture for knobs in game.knobs_in_training()]
+    sizes = [(round(game.image_shape[0] / side_px) * round(game.image_shape[1] / side_px), game) for game in games]
+    picture, game = max(sizes, key=lambda size: size[0])
     prompt = picture + len(game.prompt) / CHARACTERS_PER_TOKEN
     num_tokens, longest = job.learners.micro_batch_tokens, job.sampling.max_tokens
     return Batch(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from vlmgym.checkpoint_writer import CheckpointWriter
@@ -25,17 +23,15 @@ from vlmgym.metrics_file import Point
 from vlmgym.remote_copy import RemoteCopy
 from vlmgym.serving.evaluating import EvaluationService
 from vlmgym.stages import cold_start_config, grpo_config, updates_per_iteration
+from vlmgym.start_model import start_model
 from vlmgym.storage import Storage
 from vlmgym.tracking.played_groups import record_group
 from vlmgym.tracking.replays import replays_of
 from vlmgym.tracking.step_metrics import step_metrics
 from vlmgym.tracking.tracker import Stage, Tracker
-from vlmgym_policies.baselines import Demonstrator
-from vlmgym_policies.prompting import instruction
-from vlmgym_policies.tiny import make_tiny_vlm
+from vlmgym_envs.core import Game
 
 SUMMARY_FILE = "summary.json"
-NUM_TOKENIZER_RESPONSES = 1000
 
 
 class Run:
@@ -78,14 +74,15 @@ class Run:
 
     def _stages(self) -> None:
         self._held_out.measure_references()
-        model = self._start_model()
+        model = start_model(self._job, self._dir)
         self._tracker.use_model(model)
         if self._job.cold_start is not None:
             model = self._cold_start(model)
         self._grpo(model)
         summary = self._held_out.summary()
         write_summary(self._dir / SUMMARY_FILE, summary)
-        print_table(self._console, summary)
+        for game, results in summary.items():
+            print_table(self._console, game, results)
         self._tracker.say(f"results: {self._job.location}")
 
     def _cold_start(self, model: str) -> str:
@@ -171,13 +168,17 @@ class Run:
 
     def _show(self, algorithm: Any, point: Point) -> None:
         """Keeps some groups of a batch to look at, and films of branches with more than one decision."""
-        game, tracking = self._job.make_game(), self._job.tracking
+        tracking = self._job.tracking
         played: Sequence[PlayedGroup] = algorithm.played_groups
         rule = algorithm.config.advantage_rule
-        kept = [record_group(group, game, rule, point) for group in played[: tracking.num_rollouts]]
+        kept = [record_group(group, self._game_of(group), rule, point) for group in played[: tracking.num_rollouts]]
         if kept:
             self._tracker.save_groups(point, kept)
-        self._tracker.save_replays(GRPO, point.step, game, replays_of(played, game, tracking.num_replays))
+        self._tracker.save_replays(GRPO, point.step, replays_of(played, self._game_of, tracking.num_replays))
+
+    def _game_of(self, group: PlayedGroup) -> Game[Any, Any, Any]:
+        """What a group was played in."""
+        return self._job.mixture[group.task.game].make(**group.task.knobs)
 
     def _measure(self, algorithm: Any, point: Point, metrics: Mapping[str, float]) -> dict[str, float]:
         """By the training's engines, or on Serve, which takes a checkpoint of the point."""
@@ -243,23 +244,6 @@ class Run:
         if self.reached.stage == stage:
             return self.reached.step
         return end.step if stage == COLD_START else 0
-
-    def _start_model(self) -> str:
-        """The model that training starts from; a tiny one is made once per run."""
-        if self._job.model.path is not None:
-            return self._job.model.path
-        path = self._dir / "model"
-        if not path.exists():
-            game = self._job.make_game()
-            demonstrator = Demonstrator(game, {"legal_random": 1.0})
-            rng = np.random.default_rng(self._job.seed)
-            seeds = rng.integers(2**62, size=NUM_TOKENIZER_RESPONSES)
-            responses = [demonstrator.demonstrate(game.mid_game(int(seed)), rng) for seed in seeds]
-            partial = path.with_suffix(".partial")
-            prompts = [instruction(game, self._job.prompt.observation)]
-            make_tiny_vlm(partial, prompts=prompts, responses=responses, seed=self._job.seed)
-            os.replace(partial, path)
-        return str(path)
 
 
 def checkpoints_of(job: Job) -> Checkpoints:

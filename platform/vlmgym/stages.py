@@ -9,7 +9,7 @@ from vlmgym.cold_start import ColdStartConfig
 from vlmgym.curves import GRPO
 from vlmgym.grpo.config import GRPOConfig
 from vlmgym.job import Job, JobError
-from vlmgym.settings import EnvRunnerSettings
+from vlmgym.settings import EnvRunnerSettings, GameSettings
 from vlmgym.tracking.metrics import METRICS, find_metric
 from vlmgym_envs.names import unknown_name
 
@@ -95,7 +95,7 @@ def cold_start_config(job: Job, model_path: str) -> ColdStartConfig:
     config = _shared(ColdStartConfig(), job, model_path, group_size=job.grpo.group_size)
     config.env_runners(num_env_runners=0)
     config.demonstrations(
-        teacher=settings.teacher,
+        teacher=[job.teacher(game) for game in job.mixture],
         demonstrations_per_update=settings.batch_size,
         updates_per_iteration=updates_per_iteration(job),
         answer_weight=settings.answer_weight,
@@ -147,21 +147,14 @@ def trapezoid_schedule(
 
 def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
     """What both stages have in common: the game, the model, who learns, who generates."""
-    config.environment(
-        env_config={
-            "game": job.game.id,
-            "level": job.game.level,
-            "overrides": dict(job.game.overrides),
-            "start": job.game.start,
-            "num_turns": job.game.num_turns,
-            "held_out": job.game.held_out,
-            "reward": job.reward.rule,
-            "group_size": group_size,
-        }
+    config.environment(env_config={"group_size": group_size, "games": [_env_config(game) for game in job.mixture]})
+    config.games(
+        weights=[game.weight for game in job.mixture],
+        rewards=[game.reward.model_dump(exclude={"rule"}) for game in job.mixture],
+        ladders=[None if game.curriculum is None else game.curriculum.make() for game in job.mixture],
     )
     lora = None if job.model.lora is None else job.model.lora.model_dump()
     config.vlm(model_path, dtype=job.model.dtype, train_vision=job.model.train_vision, lora=lora)
-    config.rewards(game=job.reward.game, perception=job.reward.perception, format=job.reward.format)
     config.prompting(observation=job.prompt.observation, history=job.prompt.history.make())
     config.sampling(temperature=job.sampling.temperature, max_tokens=job.sampling.max_tokens)
     config.engines(
@@ -190,6 +183,19 @@ def _shared(config: Any, job: Job, model_path: str, *, group_size: int) -> Any:
     )
     config.debugging(seed=job.seed, log_level="ERROR")
     return config
+
+
+def _env_config(game: GameSettings) -> dict[str, Any]:
+    """What `GroupEnvConfig` takes of a game."""
+    return {
+        "game": game.id,
+        "level": game.level,
+        "overrides": dict(game.overrides),
+        "start": game.start,
+        "num_turns": game.num_turns,
+        "held_out": game.held_out,
+        "reward": game.reward.rule,
+    }
 
 
 def _engine_options(job: Job) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Demonstrator:
         total = sum(mixture.values())
         if total <= 0 or min(mixture.values()) < 0:
             raise ValueError(f"teacher weights must be at least 0 and not all 0, got {dict(mixture)}")
-        self._game = game
+        self.game = game
         self._wording = wording
         self._names = sorted(mixture)
         self._shares = [mixture[name] / total for name in self._names]
@@ -43,7 +43,7 @@ class Demonstrator:
 
     def demonstrate(self, state: Any, rng: np.random.Generator) -> str:
         """The response text for `state`."""
-        game = self._game
+        game = self.game
         teacher = game.teachers[self._names[int(rng.choice(len(self._names), p=self._shares))]]
         action = teacher(state, rng)
         terse = self._wording == "terse"

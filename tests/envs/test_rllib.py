@@ -7,6 +7,7 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
 from vlmgym_envs import Game
+from vlmgym_envs.registry import make_game
 from vlmgym_envs.rllib import GameGroupEnv, GroupEnvConfig
 from vlmgym_envs.splits import draw_start
 
@@ -35,7 +36,7 @@ def test_a_group_starts_in_one_state_and_shares_one_picture() -> None:
     observations, infos = env.reset(seed=11)
     start = draw_start(env.game, 11, "mid_game", "train", 0.1)
     assert list(observations) == env.agents == ["branch_0", "branch_1", "branch_2"]
-    about = {"state": start, "game": "shisen_sho", "level": "tiny"}
+    about = {"state": start, "game": "shisen_sho", "level": "tiny", "game_number": 0}
     assert infos == dict.fromkeys(env.agents, about) and env.states == dict.fromkeys(env.agents, start)
     images = [observation["image"] for observation in observations.values()]
     assert images[0] is images[1] is images[2] and not images[0].flags.writeable
@@ -141,9 +142,28 @@ def test_the_config_may_come_from_rllib_and_reaches_the_game() -> None:
     assert len(env.possible_agents) == 5
 
 
+def test_one_environment_plays_several_games_and_levels() -> None:
+    maze = {"game": "maze", "num_turns": 3, "start": "fresh"}
+    env = GameGroupEnv({"level": "tiny", "group_size": 2, "games": [{"game": "shisen_sho"}, maze]})
+    _, infos = env.reset(seed=3)
+    assert (infos["branch_0"]["game"], infos["branch_0"]["game_number"]) == ("shisen_sho", 0)
+    observations, infos = env.reset(seed=3, options={"game": 1, "knobs": {"rows": 7}})
+    about = {"game": "maze", "level": "tiny[rows=7]", "game_number": 1}
+    assert about.items() <= infos["branch_0"].items() and env.config.num_turns == 3
+    assert infos["branch_0"]["state"] == draw_start(make_game("maze", "tiny", rows=7), 3, "fresh")
+    assert env.get_observation_space("branch_0").contains(observations["branch_0"])
+    _, _, _, truncateds, _ = env.step({"branch_0": "?", "branch_1": "?"})
+    assert not truncateds["branch_0"], "the limit is that of the game"
+    _, infos = env.reset(seed=3, options={"game": 1})
+    assert infos["branch_0"]["level"] == "tiny", "knobs are those of one reset"
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"games": [], "group_size": 2}, "games must not be empty and have one group_size, got []"),
+        ({"games": [{"game": "maze", "group_size": 3}, {"game": "maze"}]}, "have one group_size, got [3, 5]"),
+        ({"games": [{"game": "maze"}, {}]}, "game is required in env_config"),
         ({"game": "shisen_sho", "groupsize": 4}, "unknown env_config key 'groupsize', did you mean 'group_size'?"),
         ({"level": "tiny"}, "game is required in env_config"),
         ({"game": "shisen_sho", "group_size": 0}, "group_size must be a whole number of at least 1, got 0"),

@@ -13,7 +13,7 @@ ENV = {"game": "shisen_sho", "level": "tiny", "held_out": 0.3}
 
 @pytest.fixture
 def writer(make_model):
-    return DemonstrationWriter(ENV, {"solver": 1.0}, str(make_model(0)), answer_weight=5.0, seed=1)
+    return DemonstrationWriter(ENV, [{"solver": 1.0}], str(make_model(0)), answer_weight=5.0, seed=1)
 
 
 def test_the_teacher_sees_exactly(writer, make_model, game):
@@ -28,11 +28,11 @@ def test_the_teacher_sees_exactly(writer, make_model, game):
 
 def test_the_ith_demonstration_depends_on_the_seed_and_i_alone(writer, make_model):
     together = writer.write(0, 6)
-    again = DemonstrationWriter(ENV, {"solver": 1.0}, str(make_model(0)), 5.0, seed=1).write(3, 3)
+    again = DemonstrationWriter(ENV, [{"solver": 1.0}], str(make_model(0)), 5.0, seed=1).write(3, 3)
     for one, other in zip(together[3:], again, strict=True):
         np.testing.assert_array_equal(one.response_ids, other.response_ids)
         assert one.images == other.images
-    other_seed = DemonstrationWriter(ENV, {"solver": 1.0}, str(make_model(0)), 5.0, seed=2).write(0, 6)
+    other_seed = DemonstrationWriter(ENV, [{"solver": 1.0}], str(make_model(0)), 5.0, seed=2).write(0, 6)
     assert any(
         len(a.response_ids) != len(b.response_ids) or (a.response_ids != b.response_ids).any()
         for a, b in zip(together, other_seed, strict=True)

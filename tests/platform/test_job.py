@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from vlmgym.job import JobError, JobFile, load_job, save_job
 from vlmgym.stages import grpo_config
 from vlmgym_policies.history import History
+from vlmgym_policies.scoring import RewardWeights
 
 WriteJob = Callable[..., Path]
 COLD_START = "cold_start: {updates: 10, lr: 1e-3, teacher: {solver: 1}}"
@@ -23,9 +24,9 @@ def test_defaults_are_the_papers(write_job: WriteJob) -> None:
 
 
 def test_the_rule_of_the_reward_reaches_the_environments(write_job: WriteJob) -> None:
-    assert grpo_config(load_job(write_job()), "m").env_config["reward"] == "progress"
+    assert grpo_config(load_job(write_job()), "m").env_config["games"][0]["reward"] == "progress"
     raw = load_job(write_job(), overrides=["reward.rule=raw"])
-    assert grpo_config(raw, "m").env_config["reward"] == "raw"
+    assert grpo_config(raw, "m").env_config["games"][0]["reward"] == "raw"
 
 
 def test_the_objective_and_the_history_reach_the_algorithm(write_job: WriteJob) -> None:
@@ -47,9 +48,9 @@ def test_what_runners_ask_of_nodes_reaches_ray(write_job: WriteJob) -> None:
 
 
 def test_reward_defaults_depend_on_the_game_and_each_weight_can_be_set(write_job: WriteJob) -> None:
-    assert load_job(write_job()).reward.model_dump(exclude={"rule"}) == {"game": 1.0, "perception": 0.0, "format": 1.0}
+    assert load_job(write_job()).mixture[0].reward.weights == RewardWeights(1.0, 0.0, 1.0)
     job = load_job(write_job(), overrides=["reward.perception=0.5"])
-    assert job.reward.model_dump(exclude={"rule"}) == {"game": 1.0, "perception": 0.5, "format": 1.0}
+    assert job.mixture[0].reward.weights == RewardWeights(1.0, 0.5, 1.0)
 
 
 def test_sections_merge_profile_then_overrides(write_job: WriteJob) -> None:
@@ -111,7 +112,7 @@ def test_a_hub_name_needs_no_directory(write_job: WriteJob) -> None:
         ("game.overrides={rows: 40}", "game: rows must be in 2..16, got 40"),
         ("game.overrides={rowz: 4}", "game: unknown level knob 'rowz', did you mean 'rows'?"),
         ("game.overrides={level: 4}", "game: unknown level knob 'level'"),
-        ("game=null", "game must be a mapping, got null"),
+        ("game=null", "one of game and games is required, and only one"),
         ("model={}", "model: one of path and tiny is required, and only one"),
         ("model.path=a/b", "model: one of path and tiny is required, and only one"),
         ("model={path: /no/such/model}", "model: path '/no/such/model' does not exist"),
@@ -128,8 +129,14 @@ def test_a_hub_name_needs_no_directory(write_job: WriteJob) -> None:
         ("grpo.adam_betas=[0.9, 1]", "grpo.adam_betas.1 must be below 1, got 1"),
         ("tracking.wandb=of", "tracking.wandb must be one of 'auto', 'online', 'offline' or 'off', got 'of'"),
         ("cold_start={updates: 1, lr: 1, teacher: {solvr: 1}}", "cold_start.teacher: unknown teacher 'solvr', did you"),
-        ("cold_start={updates: 1, lr: 1, teacher: {solver: 0}}", "cold_start: teacher needs a weight above 0"),
-        ("cold_start={updates: 1, lr: 1, teacher: {}}", "cold_start.teacher must not be empty"),
+        (
+            "cold_start={updates: 1, lr: 1, teacher: {solver: 0}}",
+            "cold_start.teacher: teacher needs a weight above 0 for shisen_sho",
+        ),
+        (
+            "cold_start={updates: 1, lr: 1, teacher: {}}",
+            "cold_start.teacher: teacher needs a weight above 0 for shisen_sho",
+        ),
         ("cold_start={updates: 1, teacher: {solver: 1}}", "cold_start.lr is required"),
         ("cold_start={updates: 9, lr: 1, teacher: {solver: 1}, warmup_updates: 10}", "cold_start: warmup_updates and"),
         ("evaluation.serve_replicas=-1", "evaluation.serve_replicas must be at least 0, got -1"),
@@ -153,7 +160,7 @@ def test_bad_values_are_one_clear_line(write_job: WriteJob, override: str, messa
         ("- 1", "a job must be a mapping, got [1]"),
         ("profiles: [x]", "profiles must map names to partial jobs"),
         ("a: 1\na: 1", "'a' stands here twice"),
-        ("name: x", "game is required (and 1 more)"),
+        ("name: x", "model is required"),
         ("name: x\nprofiles: {small: {seed: 1}}", "(or choose a profile: small)"),
     ],
 )
@@ -174,3 +181,100 @@ def test_a_directory_without_a_config_is_no_model(write_job: WriteJob, tmp_path:
 def test_an_unknown_profile_is_named_with_the_known_ones(write_job: WriteJob) -> None:
     with pytest.raises(JobError, match="unknown profile 'lptop', did you mean 'laptop'"):
         load_job(write_job("profiles: {laptop: {}, gpu: {}}"), "lptop")
+
+
+GAMES = """\
+name: demo
+games:
+  - {id: shisen_sho, level: tiny, teacher: {path_blind: 1}}
+  - {id: maze, level: tiny, weight: 2, reward: {perception: 0.25}, held_out_levels: [small]}
+reward: {format: 0.5}
+model: {tiny: true}
+cold_start: {updates: 10, lr: 1e-3, teacher: {solver: 1}}
+"""
+CURRICULUM = "{axes: {size: [{rows: 5, cols: 5}, {rows: 7, cols: 7}], look: [{tile_px: 16}, {tile_px: 56}]}}"
+
+
+def several(tmp_path: Path, text: str = GAMES) -> Path:
+    path = tmp_path / "several.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_job_may_mix_games_with_rewards_and_teachers_of_their_own(tmp_path: Path) -> None:
+    job = load_job(several(tmp_path))
+    assert [game.reward.weights for game in job.mixture] == [
+        RewardWeights(1.0, 0.0, 0.5),
+        RewardWeights(1.0, 0.25, 0.5),
+    ]
+    assert [job.teacher(game) for game in job.mixture] == [{"path_blind": 1.0}, {"solver": 1.0}]
+    config = grpo_config(job, "m")
+    config.validate()
+    assert [game["game"] for game in config.env_config["games"]] == ["shisen_sho", "maze"]
+    assert config.weights_of_games == [1.0, 2.0] and config.rewards_of_game(1)["perception"] == 0.25
+    save_job(job, tmp_path / "saved.yaml")
+    assert load_job(tmp_path / "saved.yaml") == job
+
+
+def test_one_game_is_a_mixture_of_one(write_job: WriteJob) -> None:
+    job = load_job(write_job())
+    assert job.mixture == (job.game,) and grpo_config(job, "m").num_games == 1
+
+
+def test_a_curriculum_reaches_the_algorithm(tmp_path: Path) -> None:
+    job = load_job(
+        several(
+            tmp_path, GAMES.replace("weight: 2", f"weight: 2, curriculum: {CURRICULUM}").replace("[small]", "[paper]")
+        )
+    )
+    config = grpo_config(job, "m")
+    config.validate()
+    assert list(config.ladders_of_games) == [1]
+    assert config.ladders_of_games[1].axes["size"] == ({"rows": 5, "cols": 5}, {"rows": 7, "cols": 7})
+    save_job(job, tmp_path / "saved.yaml")
+    assert load_job(tmp_path / "saved.yaml") == job
+
+
+@pytest.mark.parametrize(
+    ("games", "message"),
+    [
+        ("[]", "one of game and games is required, and only one"),
+        ("[{id: maze}, {id: maze}]", "games must not hold a game twice at one level, got maze paper"),
+        ("[{id: maze, wight: 2}]", "unknown key 'games.0.wight', did you mean 'games.0.weight'?"),
+        ("[{id: maze}, {id: maze, level: tny}]", "games.1: unknown level of maze 'tny', did you mean 'tiny'?"),
+        ("[{id: maze, weight: 0}]", "games.0.weight must be above 0, got 0"),
+        ("[{id: maze, reward: {gme: 1}}]", "unknown key 'games.0.reward.gme', did you mean 'games.0.reward.game'?"),
+        ("[{id: maze, teacher: {path_blind: 1}}]", "games.0: unknown teacher 'path_blind'"),
+        ("[{id: maze, held_out_levels: [tny]}]", "games.0: unknown level of maze 'tny', did you mean 'tiny'?"),
+        (
+            "[{id: maze, held_out_levels: [paper]}]",
+            "held_out_levels of maze must not hold a level of training, got 'paper'",
+        ),
+        (
+            "[{id: maze, held_out_levels: [tiny]}, {id: maze, level: tiny}]",
+            "held_out_levels of maze must not hold a level of training, got 'tiny'",
+        ),
+        (
+            f"[{{id: maze, level: tiny, held_out_levels: [small], curriculum: {CURRICULUM}}}]",
+            "held_out_levels of maze must not hold a level of training, got 'small'",
+        ),
+        (f"[{{id: maze, level: tiny, curriculum: {CURRICULUM}}}, {{id: maze}}]", "with a curriculum once, got maze"),
+        ("[{id: maze, curriculum: {axes: {size: [{rows: 4}]}}}]", "games.0: rows must be odd, got 4"),
+        ("[{id: maze, curriculum: {axes: {}}}]", "games.0.curriculum.axes must not be empty"),
+        (
+            "[{id: maze, curriculum: {axes: {a: [{rows: 5}], b: [{rows: 7}]}}}]",
+            "must not share knobs, got 'rows' in a and b",
+        ),
+        ("[{id: maze, curriculum: {axes: {a: [{rows: 5}, {cols: 7}]}}}]", "must set the same knobs, got others in a"),
+        (
+            "[{id: maze, curriculum: {axes: {a: [{rows: 5}]}, promote_above: 0.2}}]",
+            "demote_below must be below promote_above, got 0.3",
+        ),
+    ],
+)
+def test_bad_mixtures_are_one_clear_line(tmp_path: Path, games: str, message: str) -> None:
+    """The level `small` is 7 x 7 cells of 56 pixels: the second steps of both axes."""
+    with pytest.raises(JobError) as error:
+        load_job(several(tmp_path), overrides=[f"games={games}"])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

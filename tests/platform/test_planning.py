@@ -112,9 +112,10 @@ def test_no_reference_without_kl_and_all_in_float32(write_job: WriteJob) -> None
 
 def test_a_full_micro_batch_has_the_pictures_of_the_game(write_job: WriteJob) -> None:
     job = load_job(write_job(), overrides=SMALL)
-    height_px, width_px, _ = job.make_game().render(job.make_game().mid_game(0)).shape
+    game = job.mixture[0].make()
+    height_px, width_px, _ = game.render(game.mid_game(0)).shape
     picture = (height_px // 8) * (width_px // 8)
-    prompt = picture + len(job.make_game().prompt) / 4
+    prompt = picture + len(game.prompt) / 4
     batch = largest_batch(job, SHAPE)
     assert batch.num_tokens == 64 and batch.num_patches == 4 * round(64 * picture / prompt)
     assert batch.num_scored == round(64 * 1024 / (prompt + 1024))

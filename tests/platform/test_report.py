@@ -78,7 +78,7 @@ def test_decision_rates_count_each_part_apart() -> None:
 
 
 RESULTS = {
-    "solver": {"sampled": {"legal_move_rate": rate(512, 512)}},
+    "solver": {"sampled": {"legal_move_rate": rate(512, 512), "progress_rate": rate(512, 512)}},
     "grpo": {
         "sampled": {"legal_move_rate": rate(448, 512), "perception_board": rate(500, 512)},
         "greedy": {"legal_move_rate": rate(470, 512)},
@@ -88,10 +88,10 @@ RESULTS = {
 
 
 def test_summary_has_the_documented_shape(tmp_path: Path) -> None:
-    write_summary(tmp_path / "summary.json", RESULTS)
+    write_summary(tmp_path / "summary.json", {"maze/tiny": RESULTS})
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert set(summary) == {"solver", "grpo", "mine"}
-    found = summary["grpo"]["sampled"]["legal_move_rate"]
+    assert set(summary) == {"maze/tiny"} and set(summary["maze/tiny"]) == {"solver", "grpo", "mine"}
+    found = summary["maze/tiny"]["grpo"]["sampled"]["legal_move_rate"]
     assert found == {
         "mean": 0.875,
         "low": pytest.approx(0.8435, abs=1e-3),
@@ -102,11 +102,21 @@ def test_summary_has_the_documented_shape(tmp_path: Path) -> None:
 
 def test_table_rows_are_in_order_and_missing_numbers_are_dashes() -> None:
     text = io.StringIO()
-    print_table(Console(file=text), RESULTS)
+    print_table(Console(file=text), "maze/tiny", RESULTS)
     rows = [line.split("  ") for line in text.getvalue().splitlines() if "[" in line and "%" not in line]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert [row[0] for row in cells] == ["after GRPO", "solver", "mine"]
     assert cells[0] == ["after GRPO", "87.5 [84.4, 90.1]", "91.8 [89.1, 93.9]", "-", "97.7 [95.9, 98.7]", "-"]
+
+
+def test_progress_has_columns_where_it_is_not_the_same_as_legal() -> None:
+    text = io.StringIO()
+    sampled = {"sampled": {"legal_move_rate": rate(512, 512), "progress_rate": rate(256, 512)}}
+    print_table(Console(file=text), "twenty48/tiny", {**RESULTS, "legal_random": sampled})
+    assert "progress" in text.getvalue() and "50.0" in text.getvalue()
+    text = io.StringIO()
+    print_table(Console(file=text), "maze/tiny", RESULTS)
+    assert "progress" not in text.getvalue() and "maze/tiny, held-out states" in text.getvalue()
 
 
 FULL = {
@@ -123,7 +133,9 @@ def test_table_cuts_nothing(terminal_width: int | None, lines_per_row: int, limi
     """233 of 512 is 45.5%; Wilson's interval 41.2 to 49.8."""
     text = io.StringIO()
     is_terminal = terminal_width is not None
-    print_table(Console(file=text, width=terminal_width, force_terminal=is_terminal, color_system=None), FULL)
+    print_table(
+        Console(file=text, width=terminal_width, force_terminal=is_terminal, color_system=None), "maze/tiny", FULL
+    )
     assert text.getvalue().count("[41.2, 49.8]") == text.getvalue().count("[99.3, 100]") == 5
     assert "\u2026" not in text.getvalue()
     lines = [line.rstrip() for line in text.getvalue().splitlines()]

@@ -34,7 +34,8 @@ def test_the_main_job_is_here_with_both_profiles() -> None:
 @pytest.mark.parametrize(("path", "profile"), JOBS)
 def test_a_file_is_a_job_in_each_profile(path: Path, profile: str | None) -> None:
     job = JobFile.read(path).resolve(profile)
-    assert job.make_game().legal_actions(job.make_game().mid_game(0))
+    for game in (settings.make(**knobs) for settings in job.mixture for knobs in settings.knobs_in_training()):
+        assert game.legal_actions(game.mid_game(0))
 
 
 @pytest.mark.parametrize(("path", "profile"), JOBS)
@@ -47,7 +48,7 @@ def test_results_of_two_profiles_do_not_share_a_directory(path: Path, profile: s
 @pytest.mark.parametrize("game", game_ids())
 def test_every_game_has_a_pure_run_and_one_with_a_cold_start_that_differ_in_nothing_else(game: str) -> None:
     pure, warm = (JobFile.read(ROOT / "jobs" / f"{form}-{game}.yaml").resolve() for form in ("g0", "g1"))
-    assert pure.game.id == game and pure.cold_start is None and warm.cold_start is not None
+    assert [settings.id for settings in pure.mixture] == [game] and pure.cold_start is None and warm.cold_start is not None
     assert warm.model_copy(update={"name": pure.name, "cold_start": None}) == pure
     check_resources(warm, Resources(NODE.cpus, NODE.gpus, (NODE,)))
 

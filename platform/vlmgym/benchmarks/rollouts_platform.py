@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 
@@ -14,6 +14,7 @@ from vlmgym.benchmarks.rollouts_asking import Load, Window, closed_loop
 from vlmgym.benchmarks.rollouts_workload import Answer, Branch, with_drawn_length
 from vlmgym.grpo.collector import GroupCollector
 from vlmgym.grpo.runner import VLMEnvRunner
+from vlmgym.grpo.tasks import Task
 from vlmgym_policies.engine import Completion, Prompt, Sampling
 
 DRAIN_POLL_S = 0.2
@@ -32,9 +33,9 @@ class RolloutRunner(VLMEnvRunner):
     def set_engines(self, engines: Sequence[Any]) -> None:
         super().set_engines([SimpleNamespace(generate=_Generate(self, engine)) for engine in engines])
 
-    def play(self, group_ids: Sequence[int]) -> None:
-        self._num_asked += len(group_ids)
-        super().play(group_ids)
+    def play(self, tasks: Mapping[int, Task]) -> None:
+        self._num_asked += len(tasks)
+        super().play(tasks)
 
     def finished(self, timeout_s: float) -> Any:
         sample = super().finished(timeout_s)

@@ -57,12 +57,15 @@ TABLE_ROWS = {
 """Rows of the table, in order; other policies follow under their own name."""
 
 TABLE_COLUMNS = {
+    "progress\nsampled": ("sampled", "progress_rate"),
+    "progress\ngreedy": ("greedy", "progress_rate"),
     "legal\nsampled": ("sampled", "legal_move_rate"),
     "legal\ngreedy": ("greedy", "legal_move_rate"),
     "format": ("sampled", "format_rate"),
     "boards": ("sampled", "perception_board"),
     "cells": ("sampled", "perception_cells"),
 }
+"""Progress is left out where it says the same as legal: in games that pay for every legal move."""
 
 
 def rate(successes: int, n: int) -> Rate:
@@ -127,39 +130,45 @@ def _share(said: Iterable[bool]) -> Rate:
     return rate(sum(values), len(values))
 
 
-def write_summary(path: Path, results: Mapping[str, PolicyResult]) -> None:
-    """Writes {policy: {"sampled" | "greedy": {metric: {"mean", "low", "high", "n"}}}}."""
+def write_summary(path: Path, results: Mapping[str, Mapping[str, PolicyResult]]) -> None:
+    """Writes {"GAME/LEVEL": {policy: {"sampled" | "greedy": {metric: {"mean", "low", "high", "n"}}}}}."""
     summary = {
-        policy: {mode: {name: value._asdict() for name, value in rates.items()} for mode, rates in result.items()}
-        for policy, result in results.items()
+        game: {
+            policy: {mode: {name: value._asdict() for name, value in rates.items()} for mode, rates in result.items()}
+            for policy, result in of_game.items()
+        }
+        for game, of_game in results.items()
     }
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def print_table(console: Console, results: Mapping[str, PolicyResult]) -> None:
+def print_table(console: Console, game: str, results: Mapping[str, PolicyResult]) -> None:
     """Prints percentages with their intervals, a row per policy; in a narrow terminal, intervals below their means."""
     if not console.is_terminal:
         console = Console(file=console.file, width=PLAIN_WIDTH)
-    table = _table(results, separator=" ")
+    table = _table(game, results, separator=" ")
     fits = Measurement.get(console, console.options.update(width=10 * PLAIN_WIDTH), table).maximum <= console.width
-    console.print(table if fits else _table(results, separator="\n"))
+    console.print(table if fits else _table(game, results, separator="\n"))
 
 
-def _table(results: Mapping[str, PolicyResult], separator: str) -> Table:
+def _table(game: str, results: Mapping[str, PolicyResult], separator: str) -> Table:
     """separator: what stands between a mean and its interval."""
+    rates_of = [rates for result in results.values() for rates in result.values()]
+    same = all(rates.get("progress_rate") in (None, rates["legal_move_rate"]) for rates in rates_of)
+    columns = {name: place for name, place in TABLE_COLUMNS.items() if not (same and place[1] == "progress_rate")}
     table = Table(
-        title="Held-out states: % [95% interval]",
+        title=f"{game}, held-out states: % [95% interval]",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
     table.add_column("policy", min_width=10)
-    for column in TABLE_COLUMNS:
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     names = [*(name for name in TABLE_ROWS if name in results), *(name for name in results if name not in TABLE_ROWS)]
     for name in names:
-        rates = (results[name].get(mode, {}).get(metric) for mode, metric in TABLE_COLUMNS.values())
+        rates = (results[name].get(mode, {}).get(metric) for mode, metric in columns.values())
         cells = ("-" if found is None else separator.join(found.percentages) for found in rates)
         table.add_row(TABLE_ROWS.get(name, name), *cells)
     return table

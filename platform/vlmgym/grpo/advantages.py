@@ -116,6 +116,28 @@ def normalise_over_batch(
     return [np.where(mask, (values - mean) / scale, values).astype(np.float32) for values, mask in pairs]
 
 
+def normalise_by_game(
+    advantages: Sequence[Floats],
+    sampled: Sequence[NDArray[np.bool_]],
+    games: Sequence[int],
+    num_games: int,
+    add_up: Callable[[float], float],
+) -> list[Floats]:
+    """`normalise_over_batch` within each game. games: of each sequence, its number in the mixture, below `num_games`.
+
+    Departure from REINFORCE++, which knows one task: games whose rewards differ in size would set each other's mean and
+    scale. Every learner adds up for every game, also for one that it holds nothing of: the others wait for it.
+    """
+    normalised = list(advantages)
+    for game in range(num_games):
+        places = [place for place, of in enumerate(games) if of == game]
+        of_game = [advantages[place] for place in places]
+        new = normalise_over_batch(of_game, [sampled[place] for place in places], add_up)
+        for place, values in zip(places, new, strict=True):
+            normalised[place] = values
+    return normalised
+
+
 def _returns_to_go(rewards: Floats, gamma: float) -> Floats:
     """sum_k gamma^k r_(t+k) for each t; float32 [T].
 

@@ -120,6 +120,8 @@ class GRPO(Algorithm):
         for name, number in self._collector.counts._asdict().items():
             self.metrics.log_value(f"num_groups_{name}_lifetime", number, window=1)
         self.metrics.log_value("num_engines_replaced_lifetime", self._engine_group.num_replaced, window=1)
+        for game, axes in self._collector.tasks.metrics.items():
+            self.metrics.log_dict(axes, key=("curriculum", self.config.game_id(game)), window=1)
         return groups
 
     def _bring_back(self) -> None:

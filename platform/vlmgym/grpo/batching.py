@@ -100,6 +100,7 @@ class SequencesFromEpisodes(ConnectorV2):
             denominator=denominator,
             images=prompt.images,
             image_digests=outputs[IMAGE_DIGESTS],
+            game=branch.get_infos(0)["game_number"],
         )
 
 

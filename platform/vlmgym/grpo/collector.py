@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vlmgym.grpo.runner import DroppedGroup, PlayedGroup, Sample
+from vlmgym.grpo.tasks import Task, Tasks
 
 POLL_S = 0.1
 RESTART_POLL_S = 0.5
@@ -18,10 +19,11 @@ MAX_LOSSES = 3
 
 
 class Pending(NamedTuple):
-    """A group that was asked for: from which runner, and which weights version was the newest then."""
+    """A group that was asked for: from which runner, which weights version was the newest then, and what it plays."""
 
     runner: int
     version: int
+    task: Task
 
 
 class Ready(NamedTuple):
@@ -66,10 +68,11 @@ class GroupCollector:
         self._on_loss = on_loss
         self._pending: dict[int, Pending] = {}
         self._ready: list[Ready] = []
-        self._again: list[int] = []
+        self._again: dict[int, Task] = {}
         self._losses: Counter[int] = Counter()
         self._next_group_id = 0
         self._counts: Counter[str] = Counter()
+        self.tasks = Tasks(config)
         self.metrics: list[dict[str, Any]] = []
         self.stop = threading.Event()
 
@@ -96,7 +99,10 @@ class GroupCollector:
             self._discard(version, self._counts["uninformative"] - before["uninformative"])
         batch, self._ready = self._ready[:wanted], self._ready[wanted:]
         self._counts["delivered"] += wanted
-        return sorted((ready.group for ready in batch), key=lambda group: group.group_id)
+        batch.sort(key=lambda ready: ready.group.group_id)
+        for ready in batch:
+            self.tasks.record(ready.group.task, ready.group.stats)
+        return [ready.group for ready in batch]
 
     @property
     def counts(self) -> CollectorCounts:
@@ -106,14 +112,21 @@ class GroupCollector:
 
     def get_state(self) -> dict[str, Any]:
         """What a resumed run needs: groups that are on their way are played again."""
-        unfinished = [*self._pending, *(ready.group.group_id for ready in self._ready), *self._again]
-        return {"next_group_id": self._next_group_id, "again": sorted(unfinished), "counts": dict(self._counts)}
+        unfinished = {group_id: pending.task for group_id, pending in self._pending.items()}
+        unfinished |= {ready.group.group_id: ready.group.task for ready in self._ready} | self._again
+        return {
+            "next_group_id": self._next_group_id,
+            "again": dict(sorted(unfinished.items())),
+            "counts": dict(self._counts),
+            "tasks": self.tasks.get_state(),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._pending, self._ready = {}, []
         self._next_group_id = state["next_group_id"]
-        self._again = list(state["again"])
+        self._again = dict(state["again"])
         self._counts = Counter(state["counts"])
+        self.tasks.set_state(state["tasks"])
 
     def _complete(self, wanted: int, version: int) -> bool:
         """Whether a batch is there, and nothing is missing that would be too old for the next one."""
@@ -132,29 +145,31 @@ class GroupCollector:
         for pending in self._pending.values():
             if pending.runner in loads:
                 loads[pending.runner] += 1
-        shares: dict[int, list[int]] = {}
+        shares: dict[int, dict[int, Task]] = {}
         for _ in range(room):
             runner = min(loads, key=lambda candidate: loads[candidate])
-            group_id = self._next_id()
+            group_id, task = self._next_group()
             loads[runner] += 1
-            shares.setdefault(runner, []).append(group_id)
-            self._pending[group_id] = Pending(runner, version)
+            shares.setdefault(runner, {})[group_id] = task
+            self._pending[group_id] = Pending(runner, version, task)
         self._play(shares)
 
-    def _next_id(self) -> int:
+    def _next_group(self) -> tuple[int, Task]:
         if self._again:
-            return self._again.pop(0)
+            group_id = next(iter(self._again))
+            return group_id, self._again.pop(group_id)
+        group_id = self._next_group_id
         self._next_group_id += 1
         self._counts["requested"] += 1
-        return self._next_group_id - 1
+        return group_id, self.tasks.draw(group_id)
 
-    def _play(self, shares: dict[int, list[int]]) -> None:
+    def _play(self, shares: dict[int, dict[int, Task]]) -> None:
         if LOCAL_RUNNER in shares:
             self._runners.local_env_runner.play(shares[LOCAL_RUNNER])
             return
         self._runners.foreach_env_runner(
             "play",
-            kwargs=[{"group_ids": group_ids} for group_ids in shares.values()],
+            kwargs=[{"tasks": tasks} for tasks in shares.values()],
             remote_worker_ids=list(shares),
             local_env_runner=False,
         )
@@ -169,7 +184,7 @@ class GroupCollector:
 
     def _receive(self, samples: Iterable[Sample]) -> list[DroppedGroup]:
         """Takes what came. Groups of lost engines and runners are asked for again. Returns all that met a fault."""
-        faults: list[DroppedGroup] = []
+        faults: list[tuple[DroppedGroup, Task]] = []
         for sample in samples:
             self.metrics.append(sample.metrics)
             for answer in sample.groups:
@@ -177,38 +192,46 @@ class GroupCollector:
                 if pending is None:
                     continue
                 if isinstance(answer, PlayedGroup):
-                    self._ready.append(Ready(min(pending.version, answer.stats.weights_version), answer))
+                    version = min(pending.version, answer.stats.weights_version)
+                    self._ready.append(Ready(version, answer._replace(task=pending.task)))
                 else:
-                    faults.append(answer)
+                    faults.append((answer, pending.task))
         alive = {LOCAL_RUNNER, *self._runners.healthy_worker_ids()}
         lost = [group_id for group_id, pending in self._pending.items() if pending.runner not in alive]
         for group_id in lost:
-            del self._pending[group_id]
-            faults.append(DroppedGroup(group_id, "its env runner was lost", lost=True))
+            task = self._pending.pop(group_id).task
+            faults.append((DroppedGroup(group_id, "its env runner was lost", lost=True), task))
         self._ready.sort(key=lambda ready: (ready.version, ready.group.group_id))
-        for fault in faults:
-            self._give_up(fault)
-        return faults
+        for fault, task in faults:
+            self._give_up(fault, task)
+        return [fault for fault, _ in faults]
 
-    def _give_up(self, fault: DroppedGroup) -> None:
+    def _give_up(self, fault: DroppedGroup, task: Task) -> None:
         """Drops the group, or asks for it again where it is not at fault."""
         if fault.lost:
             self._losses[fault.group_id] += 1
             if self._losses[fault.group_id] < MAX_LOSSES:
-                self._again.append(fault.group_id)
+                self._again[fault.group_id] = task
                 self._counts["redone"] += 1
                 return
         self._counts["dropped"] += 1
+        self.tasks.replace(task)
 
     def _discard(self, version: int, num_uninformative: int) -> None:
         """Leaves out groups that are too old, and, up to a bound per batch, those whose rewards are all equal."""
-        fresh = [ready for ready in self._ready if ready.version >= version - self._config.max_weights_lag]
+        oldest = version - self._config.max_weights_lag
+        fresh = [ready for ready in self._ready if ready.version >= oldest]
         self._counts["stale"] += len(self._ready) - len(fresh)
+        for ready in self._ready:
+            if ready.version < oldest:
+                self.tasks.replace(ready.group.task)
         room = max(0, self._config.max_uninformative_groups - num_uninformative)
         kept: list[Ready] = []
         for ready in fresh:
             if ready.group.stats.return_std == 0.0 and room:
                 room -= 1
+                self.tasks.record(ready.group.task, ready.group.stats)
+                self.tasks.replace(ready.group.task)
             else:
                 kept.append(ready)
         self._counts["uninformative"] += len(fresh) - len(kept)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from vlmgym.engine_placement import check_engines
 from vlmgym.grpo.learner_config import check_learners
+from vlmgym.grpo.mixture import Mixture
 from vlmgym.grpo.variants import Advantage, AverageOver, Credit, Divergence, KLPlace, PolicyLoss
 from vlmgym_policies.prompting import Observation
 from vlmgym_policies.scoring import RewardWeights
@@ -65,7 +66,18 @@ def check_rules(config: Any) -> None:
     check_shared_evenly(config, "num_groups_per_train_batch")
     check_learners(config)
     check_engines(config)
-    RewardWeights.of("", **config.reward_weights)
+    _check_games(config)
+
+
+def _check_games(config: Any) -> None:
+    """Each of these has one item per game, where it has any."""
+    for name in ("game_weights", "game_rewards", "ladders"):
+        num = len(getattr(config, name))
+        if num not in (0, config.num_games):
+            raise ValueError(f"{name} must have one item for each of the {config.num_games} games, got {num}")
+    Mixture(config.weights_of_games)
+    for game in range(config.num_games):
+        RewardWeights.of("", **config.rewards_of_game(game))
 
 
 def check_shared_evenly(config: Any, name: str) -> None:

@@ -20,6 +20,7 @@ from vlmgym.grpo.batching import (
 )
 from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group_stats import BEST_ANSWER, SCORE
+from vlmgym.grpo.tasks import FIRST_GAME, Task
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.engine import Completion, Prompt, Sampling
 from vlmgym_policies.history import Turn
@@ -33,9 +34,9 @@ OnEpisode = Callable[[str, MultiAgentEpisode], None]
 class GroupPlayer:
     """Plays group `group_id` of a run in `environment`, answers from `engine`.
 
-    What the group is depends on the run's seed and `group_id` alone. Coroutines live here and not on the env runner,
-    whose Ray actor one of them would turn into an asyncio actor. `on_episode(name, episode)` makes RLlib's callbacks;
-    `on_branch_end()` is called as each branch ends.
+    What the group is depends on the run's seed, `group_id` and `task` alone. Coroutines live here and not on the env
+    runner, whose Ray actor one of them would turn into an asyncio actor. `on_episode(name, episode)` makes RLlib's
+    callbacks; `on_branch_end()` is called as each branch ends.
     """
 
     def __init__(
@@ -47,15 +48,15 @@ class GroupPlayer:
         explore: bool,
         on_episode: OnEpisode,
         on_branch_end: Callable[[], None] = lambda: None,
+        task: Task = FIRST_GAME,
     ) -> None:
         self._environment = environment
-        self._env = env = environment.env
+        self._env = environment.env
         self._config = config
         self._engine = engine
         self._on_episode = on_episode
         self._on_branch_end = on_branch_end
-        self._weights = RewardWeights.of(env.game.id, **config.reward_weights)
-        self._regrets = Regrets(env.game)
+        self._task = task
         self._temperature = config.temperature if explore else 0.0
         self._max_tokens = config.max_tokens
         self._entropy = [config.seed or 0, int(config.in_evaluation), group_id]
@@ -65,8 +66,13 @@ class GroupPlayer:
         self._episode = MultiAgentEpisode(agent_to_module_mapping_fn=config.policy_mapping_fn)
 
     async def play(self) -> MultiAgentEpisode:
-        timeout_s = self._config.env_reset_timeout_s
-        observations, infos = await self._environment.call("reset", timeout_s, seed=_seed(self._entropy))
+        task, timeout_s = self._task, self._config.env_reset_timeout_s
+        options = {"game": task.game, "knobs": task.knobs}
+        observations, infos = await self._environment.call(
+            "reset", timeout_s, seed=_seed(self._entropy), options=options
+        )
+        self._weights = RewardWeights.of(self._env.game.id, **self._config.rewards_of_game(task.game))
+        self._regrets = Regrets(self._env.game)
         start = {agent: self._prompt(agent, observations[agent]) for agent in observations}
         self._on_episode("on_episode_created", self._episode)
         self._episode.add_env_reset(observations=start, infos=infos)

@@ -9,6 +9,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Generic, NamedTuple, TypeVar
 
+from vlmgym.grpo.tasks import FIRST_GAME, Task
+
 T = TypeVar("T")
 OnBranchEnd = Callable[[], None]
 
@@ -18,6 +20,7 @@ class Ticket(NamedTuple):
 
     group_id: int
     explore: bool
+    task: Task = FIRST_GAME
 
 
 class Finished(NamedTuple, Generic[T]):

@@ -19,6 +19,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from vlmgym.grpo.batching import NUM_CUT_TURNS, RESPONSE_IDS, WEIGHTS_VERSION
+from vlmgym.grpo.variants import Success
 from vlmgym_policies.insight import Tally
 from vlmgym_policies.scoring import Score
 
@@ -94,6 +95,15 @@ def log_group_stats(metrics: Any, groups: Sequence[GroupStats], *, key: str | No
         place = (GAME, game, level_key(level))
         of_level = [g for g in groups if (g.game, g.level) == (game, level)]
         metrics.log_dict(_level_metrics(of_level), key=(key, *place) if key else place, window=1)
+
+
+def success_rate(stats: GroupStats, success: Success) -> float:
+    """Of one group. Raises: ValueError for "solved" in a game that does not say whether it was won."""
+    if success == "solved":
+        if stats.num_won is None:
+            raise ValueError(f"success must be progress or legal in {stats.game}, which is never won, got 'solved'")
+        return stats.num_won / stats.num_branches
+    return stats.tally.rates["progress_rate" if success == "progress" else "legal_move_rate"]
 
 
 def level_key(level: str) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 
-from vlmgym.grpo.advantages import NORMALISED_OVER_BATCH, normalise_over_batch
+from vlmgym.grpo.advantages import NORMALISED_OVER_BATCH, normalise_by_game
 from vlmgym.grpo.background_saving import BackgroundSaving
 from vlmgym.grpo.batching import SEQUENCES, MicroBatch, collate
 from vlmgym.grpo.loss import Responses, divergence, masked_sum, policy_loss, to_go, truncated_importance
@@ -114,10 +114,12 @@ class GRPOLearner(BackgroundSaving):
         self._totals[term] += float(value.detach())
 
     def _normalised(self, records: Sequence[TrainSequence]) -> list[TrainSequence]:
-        """Their advantages on the scale of the whole batch, the parts of other learners included."""
-        advantages = normalise_over_batch(
+        """Their advantages on the scale of their game in the whole batch, the parts of other learners included."""
+        advantages = normalise_by_game(
             [record.advantages for record in records],
             [record.weights > 0 for record in records],
+            [record.game for record in records],
+            self.config.num_games,
             self._sum_over_learners,
         )
         return [record._replace(advantages=new) for record, new in zip(records, advantages, strict=True)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
+from vlmgym.grpo.curriculum import Ladder
 from vlmgym.grpo.learner_config import LearnerConfig
+from vlmgym_envs.rllib import GroupEnvConfig
 from vlmgym_policies.history import History
 from vlmgym_policies.prompting import Observation
 
@@ -26,6 +28,9 @@ class RolloutConfig(LearnerConfig):
         self.observation: Observation = "picture"
         self.history = History()
         self.reward_weights: dict[str, float] = {}
+        self.game_weights: Sequence[float] = ()
+        self.game_rewards: Sequence[Mapping[str, float]] = ()
+        self.ladders: Sequence[Ladder | None] = ()
         self.engine_type = "hf"
         self.engine_options: dict[str, Any] = {}
         self.num_engines = 1
@@ -99,3 +104,40 @@ class RolloutConfig(LearnerConfig):
     def rewards(self, **weights: float) -> Self:
         """Weights (`game`, `perception`, `format`) that differ from the paper's for the game that is played."""
         return self._set(reward_weights=weights)
+
+    def games(
+        self,
+        *,
+        weights: Sequence[float] = NotProvided,
+        rewards: Sequence[Mapping[str, float]] = NotProvided,
+        ladders: Sequence[Ladder | None] = NotProvided,
+    ) -> Self:
+        """How the games in `env_config["games"]` are mixed; one item per game, in their order.
+
+        Args:
+            weights: shares of the groups; alike by default.
+            rewards: what differs from `rewards` in each game.
+            ladders: curricula, None for a game without.
+        """
+        return self._set(game_weights=weights, game_rewards=rewards, ladders=ladders)
+
+    @property
+    def num_games(self) -> int:
+        return len(self.env_config.get("games", ("the one",)))
+
+    def game_id(self, number: int) -> str:
+        """The id of a game, by its number."""
+        return GroupEnvConfig.mixture(self.env_config)[number].game
+
+    @property
+    def weights_of_games(self) -> Sequence[float]:
+        return self.game_weights or [1.0] * self.num_games
+
+    @property
+    def ladders_of_games(self) -> dict[int, Ladder]:
+        """By the number of the game, of those that have one."""
+        return {game: ladder for game, ladder in enumerate(self.ladders) if ladder is not None}
+
+    def rewards_of_game(self, number: int) -> dict[str, float]:
+        """The weights that differ from the paper's in one game."""
+        return {**self.reward_weights, **(self.game_rewards[number] if self.game_rewards else {})}

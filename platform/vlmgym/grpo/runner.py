@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from vlmgym.grpo.env_thread import EnvThread
 from vlmgym.grpo.group import GroupPlayer
 from vlmgym.grpo.group_loop import Finished, GroupLoop, OnBranchEnd, Ticket
 from vlmgym.grpo.group_stats import GroupStats, group_stats, log_group_stats
+from vlmgym.grpo.mixture import Mixture
+from vlmgym.grpo.tasks import FIRST_GAME, Task
 from vlmgym_policies.engine import NoWeightsError
 
 GROUPS_PER_ENV = 4
@@ -28,11 +30,15 @@ GROUPS_PER_ENV = 4
 
 
 class PlayedGroup(NamedTuple):
-    """A finished group: its one multi-agent episode, by value, for what a runner holds is lost with the runner."""
+    """A finished group: its one multi-agent episode, by value, for what a runner holds is lost with the runner.
+
+    task: what was asked for.
+    """
 
     group_id: int
     episode: MultiAgentEpisode
     stats: GroupStats
+    task: Task = FIRST_GAME
 
 
 class DroppedGroup(NamedTuple):
@@ -72,19 +78,20 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self._metrics_lock = Lock()
         self._evaluated: list[GroupStats] = []
         self._next_group_id = 0
+        self._mixture = Mixture(self.config.weights_of_games)
         if self.worker_index is None or self.worker_index > 0 or self.config.num_env_runners == 0:
             self.make_env()
 
     def set_engines(self, engines: Sequence[Any]) -> None:
         self._engines = list(engines)
 
-    def play(self, group_ids: Sequence[int]) -> None:
-        """Queues these groups and returns at once; `finished` tells what became of them.
+    def play(self, tasks: Mapping[int, Task]) -> None:
+        """Queues these groups, by id, and returns at once; `finished` tells what became of them.
 
         Raises:
             RuntimeError: there are no engines.
         """
-        self._submit(group_ids, explore=True)
+        self._submit(tasks, explore=True)
 
     def finished(self, timeout_s: float) -> Sample:
         """Groups that `play` was asked for and that ended; waits for the first of them at most `timeout_s`."""
@@ -109,6 +116,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     ) -> list[MultiAgentEpisode]:
         """RLlib's own entry point, used by its evaluation: complete groups; `explore=False` decodes greedily.
 
+        Each game of a mixture has its share, at its own level.
+
         Raises:
             ValueError: random_actions, which have no meaning for responses.
         """
@@ -120,7 +129,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         episodes: list[MultiAgentEpisode] = []
         while (missing := _missing(episodes, num_episodes, num_timesteps)) > 0:
             first, self._next_group_id = self._next_group_id, self._next_group_id + missing
-            self._submit(range(first, self._next_group_id), explore)
+            new = range(first, self._next_group_id)
+            self._submit({group_id: Task(self._mixture.game(group_id)) for group_id in new}, explore)
             outcomes: list[Finished[MultiAgentEpisode]] = []
             while len(outcomes) < missing:
                 outcomes += self._take(None)
@@ -192,10 +202,10 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         for environment in self._environments:
             environment.close()
 
-    def _submit(self, group_ids: Iterable[int], explore: bool) -> None:
+    def _submit(self, tasks: Mapping[int, Task], explore: bool) -> None:
         if not self._engines or self._groups is None:
             raise RuntimeError("this runner has no engines: GRPO hands them out in setup")
-        self._groups.submit(Ticket(group_id, explore) for group_id in group_ids)
+        self._groups.submit(Ticket(group_id, explore, task) for group_id, task in tasks.items())
 
     def _take(self, timeout_s: float | None) -> list[Finished[MultiAgentEpisode]]:
         assert self._groups is not None
@@ -210,7 +220,14 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         engine = self._engines[ticket.group_id % len(self._engines)]
         environment = self._environments[slot]
         player = GroupPlayer(
-            self.config, environment, engine, ticket.group_id, ticket.explore, self._on_episode, on_branch_end
+            self.config,
+            environment,
+            engine,
+            ticket.group_id,
+            ticket.explore,
+            self._on_episode,
+            on_branch_end,
+            ticket.task,
         )
         try:
             return await player.play()

@@ -19,7 +19,8 @@ class TrainSequence(NamedTuple):
     a sequence of several turns also what stands between their responses; old_logprobs float32, the sampler's; weights
     float32, how much each token counts, 0 where it was not sampled; advantages float32; turns int32, which response it
     belongs to, from 0. denominator: what the sequence adds to the number that the batch's loss is divided by. images,
-    PNG files in order; image_digests, what the sampler made of each of them, empty where it cannot tell.
+    PNG files in order; image_digests, what the sampler made of each of them, empty where it cannot tell. game: its
+    number in the mixture.
     """
 
     prompt_ids: NDArray[np.int32]
@@ -31,6 +32,7 @@ class TrainSequence(NamedTuple):
     denominator: float
     images: tuple[bytes, ...]
     image_digests: tuple[bytes, ...] = ()
+    game: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -95,6 +97,7 @@ def without_mismatch(record: TrainSequence, processor: VLMProcessor) -> TrainSeq
         turns=record.turns[is_text],
         denominator=0.0,
         images=(),
+        game=record.game,
     )
 
 
@@ -122,4 +125,5 @@ def _joined(earlier: TrainSequence, later: TrainSequence) -> TrainSequence:
         denominator=earlier.denominator + later.denominator,
         images=later.images,
         image_digests=later.image_digests,
+        game=later.game,
     )

@@ -21,3 +21,6 @@ Divergence = Literal["k1", "k2", "k3"]
 
 KLPlace = Literal["loss", "reward"]
 """Whether the divergence is a term of the loss, or taken from what tokens earn."""
+
+Success = Literal["progress", "legal", "solved"]
+"""What counts as a success where a curriculum moves: a move that the game rewards, one that it accepts, a game won."""

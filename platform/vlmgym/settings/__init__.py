@@ -5,9 +5,10 @@ Defaults are those of G1 (arXiv 2505.13426) wherever the paper or its code state
 
 from vlmgym.settings.checkpoints import CheckpointSettings
 from vlmgym.settings.cold_start import ColdStartSettings
+from vlmgym.settings.curriculum import CurriculumSettings
 from vlmgym.settings.engine import EngineSettings, SamplingSettings
 from vlmgym.settings.env_runners import EnvRunnerSettings
-from vlmgym.settings.game import GameSettings, RewardSettings
+from vlmgym.settings.game import CommonRewardSettings, GameSettings, RewardSettings
 from vlmgym.settings.grpo import GRPOSettings
 from vlmgym.settings.learners import LearnerSettings
 from vlmgym.settings.model import ModelSettings
@@ -20,6 +21,8 @@ __all__ = [
     "AlertSettings",
     "CheckpointSettings",
     "ColdStartSettings",
+    "CommonRewardSettings",
+    "CurriculumSettings",
     "EngineSettings",
     "EnvRunnerSettings",
     "EvaluationSettings",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
+from vlmgym.settings.game import Teacher
 from vlmgym.settings.optimizer import Betas
 from vlmgym.settings.section import Section
 
@@ -18,8 +19,8 @@ class ColdStartSettings(Section):
     lr: float = Field(gt=0, description="peak learning rate of AdamW")
     warmup_updates: int = Field(0, ge=0, description="updates over which the learning rate rises from 0")
     decay_fraction: float = Field(0.0, ge=0, le=1, description="last part of the updates, in which it falls to 0")
-    teacher: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        min_length=1, description="who demonstrates: relative weight per teacher of the game"
+    teacher: Teacher = Field(
+        {}, description="who demonstrates a game that does not say otherwise: relative weight per teacher of the game"
     )
     answer_weight: float = Field(1.0, gt=0, description="loss weight of think and answer tokens; perception has 1")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
@@ -30,6 +31,4 @@ class ColdStartSettings(Section):
     def _consistent(self) -> Self:
         if self.warmup_updates + self.decay_fraction * self.updates > self.updates:
             raise ValueError("warmup_updates and the decay must fit into updates")
-        if sum(self.teacher.values()) <= 0:
-            raise ValueError("teacher needs a weight above 0")
         return self

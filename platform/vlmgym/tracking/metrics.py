@@ -21,6 +21,7 @@ FIELDS: Mapping[str, str] = {
     "mode": "how the held-out answers are decoded: sampled at the training temperature, or greedy",
     "game": "id of the game",
     "level": "name of the level; what is no letter, digit, dot or underscore is written as a dash",
+    "axis": "an axis of the game's curriculum, as the job names it",
 }
 """What stands in the braces of names."""
 
@@ -176,6 +177,14 @@ _COUNTS: Sequence[Metric] = tuple(
     Metric(name, unit, f"{meaning}, since the start", (f"{name}_lifetime",)) for name, unit, meaning in _SINCE_START
 )
 
+_AXIS = ("curriculum", "{game}", "{axis}")
+_CURRICULUM: Sequence[Metric] = (
+    Metric("curriculum/{game}/{axis}/step", "steps", "where the axis stands, from 0, the easiest", (*_AXIS, "step"),
+           only="where the game has a curriculum"),
+    Metric("curriculum/{game}/{axis}/success_rate", _SHARE, "over the groups so far that a move is decided on",
+           (*_AXIS, "success_rate"), only="where the game has a curriculum; once a group counts"),
+)  # fmt: skip
+
 _SPEED: Sequence[Metric] = (
     Metric("timing_s/sample", "s", "waiting for groups", ("timers", "env_runner_sampling_timer"), "verl: timing_s/gen"),
     Metric("timing_s/step", "s", "in the whole iteration, without evaluation", known_as="verl: timing_s/step"),
@@ -189,7 +198,7 @@ _SPEED: Sequence[Metric] = (
 
 METRICS: Mapping[str, Sequence[Metric]] = {
     COLD_START: (*_UPDATE, *EVALUATION),
-    GRPO: (*_ROLLOUT, *_POLICY, *_UPDATE, *_COUNTS, *_SPEED, *EVALUATION),
+    GRPO: (*_ROLLOUT, *_POLICY, *_UPDATE, *_COUNTS, *_CURRICULUM, *_SPEED, *EVALUATION),
 }
 """Every metric by stage."""
 

@@ -26,8 +26,13 @@ SECTIONS: Mapping[str, Sequence[Panel]] = {
         Panel("Legal moves, held out", ("evaluation/{mode}/legal_move_rate",)),
         Panel("Moves as good as the solver's, held out", ("evaluation/{mode}/best_move_rate",)),
         Panel("Legal moves of each game and level", (OF_A_GAME + "legal_move_rate",)),
+        Panel("Moves that a game rewards, held out", (HELD_OUT + "progress_rate",)),
         Panel("Games won, by level", (OF_A_GAME + "solve_rate",)),
         Panel("Regret against the solver, by level", (OF_A_GAME + "regret",)),
+    ),
+    "Curriculum": (
+        Panel("Step of each axis", ("curriculum/{game}/{axis}/step",)),
+        Panel("Success on it", ("curriculum/{game}/{axis}/success_rate",)),
     ),
     "Perception": (
         Panel("Whole boards perceived right", ("perception_board", "evaluation/{mode}/perception_board")),

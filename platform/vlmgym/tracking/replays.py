@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from vlmgym.evals.log import RunLog, StepLog
 from vlmgym.evals.protocol import points
@@ -13,11 +13,21 @@ from vlmgym.grpo.runner import PlayedGroup
 from vlmgym_envs.core import Game
 
 
-def replays_of(groups: Sequence[PlayedGroup], game: Game[Any, Any, Any], num: int) -> list[RunLog]:
-    """The `num` longest branches of more than one decision, as runs that can be filmed."""
-    branches = [branch for group in groups for branch in group.episode.agent_episodes.values() if len(branch) > 1]
-    longest = sorted(branches, key=len, reverse=True)[:num]
-    return [_replay(branch, game, number) for number, branch in enumerate(longest)]
+class Replay(NamedTuple):
+    """A branch as a run that can be filmed, and the game that it was played in."""
+
+    game: Game[Any, Any, Any]
+    run: RunLog
+
+
+def replays_of(
+    groups: Sequence[PlayedGroup], game_of: Callable[[PlayedGroup], Game[Any, Any, Any]], num: int
+) -> list[Replay]:
+    """The `num` longest branches of more than one decision. game_of: what a group was played in."""
+    branches = [(b, group) for group in groups for b in group.episode.agent_episodes.values() if len(b) > 1]
+    longest = sorted(branches, key=lambda pair: len(pair[0]), reverse=True)[:num]
+    games = [(branch, game_of(group)) for branch, group in longest]
+    return [Replay(game, _replay(branch, game, number)) for number, (branch, game) in enumerate(games)]
 
 
 def _replay(branch: Any, game: Game[Any, Any, Any], number: int) -> RunLog:

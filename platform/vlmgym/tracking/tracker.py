@@ -6,23 +6,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vlmgym.curves import GRPO, draw_curves
-from vlmgym.evals.log import RunLog
 from vlmgym.job import Job
 from vlmgym.metrics_file import METRICS_FILE, MetricsFile, Point
 from vlmgym.tracking.alerts import Alarms
 from vlmgym.tracking.group_record import GroupWithPictures, rollouts_dir, write_groups
 from vlmgym.tracking.prometheus import Prometheus
+from vlmgym.tracking.replays import Replay
 from vlmgym.tracking.sink import Sink
 from vlmgym.tracking.tensorboard import TensorBoard
 from vlmgym.tracking.wandb_run import NoWandb, WandbRun, wandb_mode
-from vlmgym_envs.core import Game
 
 CURVES_FILE = "curves.png"
 CURVES_EVERY_S = 120.0
@@ -104,16 +103,16 @@ class Tracker:
         self._wandb.log_groups(point, groups)
         return folder
 
-    def save_replays(self, stage: str, step: int, game: Game[Any, Any, Any], runs: Sequence[RunLog]) -> list[Path]:
-        """Films runs to `replays/STAGE-STEP-NUMBER.mp4`."""
+    def save_replays(self, stage: str, step: int, replays: Sequence[Replay]) -> list[Path]:
+        """Films them to `replays/STAGE-STEP-NUMBER.mp4`."""
         from vlmgym.evals.video import write_video
 
         folder = self._run_dir / "replays"
-        films = [folder / f"{stage}-{step:04d}-{run.run}.mp4" for run in runs]
+        films = [folder / f"{stage}-{step:04d}-{run.run}.mp4" for _, run in replays]
         if films:
             folder.mkdir(exist_ok=True)
-            for film, run in zip(films, runs, strict=True):
-                write_video(game, f"{stage} {step}", run, film)
+            for film, replay in zip(films, replays, strict=True):
+                write_video(replay.game, f"{stage} {step}", replay.run, film)
             self._wandb.log_replays(stage, step, films)
         return films
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from vlmgym.grpo.advantages import ADVANTAGES, AdvantageRule, decision_advantages, normalise_over_batch
+from vlmgym.grpo.advantages import (
+    ADVANTAGES,
+    AdvantageRule,
+    decision_advantages,
+    normalise_by_game,
+    normalise_over_batch,
+)
 
 
 def floats(*values):
@@ -86,3 +92,13 @@ def test_a_batch_is_normalised_by_its_tokens_over_all_learners():
     normalised = normalise_over_batch(here, sampled, lambda number: number + next(of_the_other))
     np.testing.assert_allclose(np.concatenate(normalised), [1, 9, 1, 1], rtol=1e-5)
     assert all(values.dtype == np.float32 for values in normalised)
+
+
+def test_games_are_normalised_apart_and_each_adds_up_also_where_it_is_missing():
+    """Game 0 has mean 2 and deviation 1, game 1, a hundred times as large, 200 and 100; game 2 is another learner's."""
+    advantages = [np.array(values, dtype=np.float32) for values in ([1], [100, 300], [3])]
+    sampled = [np.ones(len(values), dtype=bool) for values in advantages]
+    sums = []
+    normalised = normalise_by_game(advantages, sampled, [0, 1, 0], 3, lambda number: sums.append(number) or number)
+    np.testing.assert_allclose(np.concatenate(normalised), [-1, -1, 1, 1], rtol=1e-5)
+    assert sums == [2, 4, 2, 2, 400, 20_000, 0, 0, 0]

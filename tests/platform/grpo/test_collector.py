@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmgym.grpo.collector import GroupCollector
+from vlmgym.grpo.curriculum import Ladder
 from vlmgym.grpo.group_stats import GroupStats
 from vlmgym.grpo.runner import DroppedGroup, PlayedGroup, Sample
 from vlmgym_policies.insight import Tally
@@ -38,7 +39,7 @@ class FakeRunners:
         assert local_env_runner is False
         if method == "play":
             for runner, arguments in zip(remote_worker_ids, kwargs, strict=True):
-                self.asked[runner] += arguments["group_ids"]
+                self.asked[runner] += arguments["tasks"]
             return []
         samples = []
         for runner in list(self.healthy):
@@ -50,7 +51,14 @@ class FakeRunners:
 
 def make(answer, *, num_runners=2, **changes):
     config = {"num_groups_per_train_batch": 4, "max_weights_lag": 0, "stale_groups": "wait", "max_dropped_groups": 8}
-    config |= {"max_uninformative_groups": 0, "env_runner_restore_timeout_s": 0.0, "restart_failed_env_runners": True}
+    config |= {
+        "seed": 0,
+        "weights_of_games": [1.0],
+        "ladders_of_games": {},
+        "max_uninformative_groups": 0,
+        "env_runner_restore_timeout_s": 0.0,
+        "restart_failed_env_runners": True,
+    }
     runners = FakeRunners(answer, num_runners)
     losses = []
     collector = GroupCollector(SimpleNamespace(**{**config, **changes}), runners, lambda: losses.append(1))
@@ -220,3 +228,62 @@ def test_no_group_is_lost_or_counted_twice_and_none_is_too_old(data, lag, policy
         assert all(version - asked_at[group_id] <= lag for group_id in ids(batch))
         assert add_up(collector.counts) and collector.counts.unfinished <= 4 * lag
     assert len(set(seen)) == len(seen) == 20
+
+
+def games_of(batch):
+    return [group.task.game for group in batch]
+
+
+def test_every_batch_has_the_shares_of_the_games():
+    collector, _, _ = make(lambda _, i: played(i), weights_of_games=[2.0, 1.0, 1.0])
+    batches = [games_of(collector.take(version)) for version in range(5)]
+    assert all(sorted(games) == [0, 0, 1, 2] for games in batches)
+
+
+def test_what_is_lost_of_a_game_is_replaced_by_the_same_game():
+    """Group 2, of game 2, and the one in its place have equal rewards; group 1, of game 1, fails."""
+
+    def answer(_, group_id):
+        if group_id == 1:
+            return DroppedGroup(group_id, "no table")
+        return played(group_id, return_std=0.0 if group_id in (2, 3) else 1.0)
+
+    collector, _, _ = make(answer, weights_of_games=[1.0] * 3, num_groups_per_train_batch=3, max_uninformative_groups=2)
+    batch = collector.take(0)
+    assert sorted(games_of(batch)) == [0, 1, 2] and ids(batch) == [0, 4, 5]
+    assert games_of(collector.take(1)) == [0, 1, 2]
+
+
+SUCCESS = STATS._replace(tally=Tally(num_decisions=2, num_progress=2), return_std=1.0)
+CLIMB = {
+    "weights_of_games": [1.0, 1.0],
+    "ladders_of_games": {1: Ladder({"size": [{"rows": 3}, {"rows": 5}]}, 2, 0.8, 0.2)},
+}
+
+
+def test_a_curriculum_counts_what_is_learned_from_and_what_is_replaced():
+    """Every decision made progress; the two groups of game 1 fill the window of 2."""
+    collector, _, _ = make(lambda _, i: PlayedGroup(i, None, SUCCESS), **CLIMB)
+    first = collector.take(0)
+    assert [(group.task.game, group.task.knobs) for group in first] == [(0, {}), (1, {"rows": 3})] * 2
+    assert collector.tasks.metrics == {1: {"size": {"step": 1.0}}}
+    assert [group.task.knobs for group in collector.take(1)] == [{}, {"rows": 5}] * 2
+    answers = [SUCCESS._replace(return_std=0.0)] * 4 + [SUCCESS] * 4
+    collector, _, _ = make(lambda _, i: PlayedGroup(i, None, answers[i]), max_uninformative_groups=9, **CLIMB)
+    assert [group.task.game for group in collector.take(0)].count(1) == 2
+    assert collector.tasks.metrics[1]["size"]["step"] == 1.0
+
+
+def test_a_resumed_run_plays_the_same_tasks():
+    def answer(_, group_id):
+        return PlayedGroup(group_id, None, SUCCESS) if group_id < 6 else None
+
+    collector, _, _ = make(answer, max_weights_lag=1, stale_groups="drop", **CLIMB)
+    collector.take(0)
+    tasks = {group_id: pending.task for group_id, pending in collector._pending.items()}
+    assert tasks
+    resumed, _, _ = make(lambda _, i: PlayedGroup(i, None, SUCCESS), max_weights_lag=1, stale_groups="drop", **CLIMB)
+    resumed.set_state(collector.get_state())
+    batch = resumed.take(1)
+    assert {group.group_id: group.task for group in batch if group.group_id in tasks}.items() <= tasks.items()
+    assert games_of(batch) == [0, 1, 0, 1]

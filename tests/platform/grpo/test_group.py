@@ -38,7 +38,7 @@ def config(**changes):
         "in_evaluation": False,
         "temperature": 1.0,
         "max_tokens": 64,
-        "reward_weights": {},
+        "rewards_of_game": lambda number: {},
     }
     values |= {"env_step_timeout_s": 10.0, "env_reset_timeout_s": 10.0, "generation_timeout_s": 10.0}
     return SimpleNamespace(**{**values, "policy_mapping_fn": policy_for, **changes})

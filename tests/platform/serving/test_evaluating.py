@@ -42,7 +42,7 @@ def test_a_job_is_measured_on_serve_as_in_process(write_job, ray_session, tmp_pa
     job = load_job(write_job(SMALL))
     run_dir = train_job(job)
     assert APPLICATION not in serve.status().applications
-    told = json.loads((run_dir / "evaluations.json").read_text())
+    told = json.loads((run_dir / "evaluations.json").read_text())["shisen_sho/tiny"]
     for point in (Point("cold_start", 20), Point("grpo", 1), Point("grpo", 2)):
         name = f"{point.stage}-{point.step:06d}"
         assert name in told and told[name]["greedy"] != told["cold_start-000000"]["greedy"]
@@ -50,7 +50,7 @@ def test_a_job_is_measured_on_serve_as_in_process(write_job, ray_session, tmp_pa
     engine = make_engine("hf", path=str(hugging_face_dir(run_dir / "checkpoints" / "grpo-000002")))
     held_out.measure([engine], Point("grpo", 2))
     engine.close()
-    here = json.loads((tmp_path / "evaluations.json").read_text())
+    here = json.loads((tmp_path / "evaluations.json").read_text())["shisen_sho/tiny"]
     assert told["grpo-000002"]["greedy"] == here["grpo-000002"]["greedy"]
 
 

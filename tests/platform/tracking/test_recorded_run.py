@@ -98,7 +98,7 @@ def test_a_run_records_every_documented_metric_over_its_step(records: Records, s
 def test_what_depends_on_the_answers_is_recorded_with_a_policy_that_sees_and_plays(tmp_path: Path) -> None:
     """The solver in the place of a trained model: real groups, a real evaluation, the same way to wandb."""
     job = make_job(tmp_path)
-    writer = Demonstrator(job.make_game(), {"solver": 1.0})
+    writer = Demonstrator(job.mixture[0].make(), {"solver": 1.0})
     evaluation = HeldOut(job, tmp_path, resume=False).measure(
         [make_engine("scripted", writer=writer)], Point("grpo", 1)
     )

@@ -68,6 +68,12 @@ def trained_history(model_dir: Path) -> History | None:
     return None if job is None else History(**job.get("prompt", {}).get("history", {}))
 
 
+def trained_games(model_dir: Path) -> list[Mapping[str, Any]]:
+    """What that job played, a section per game; empty for a model that lies in no run directory."""
+    job = _trained_job(model_dir) or {}
+    return [job["game"]] if job.get("game") else list(job.get("games", ()))
+
+
 def _trained_job(model_dir: Path) -> Mapping[str, Any] | None:
     """The resolved job, as it was written: an older version may have written fewer knobs."""
     from vlmgym.run_dir import JOB_FILE

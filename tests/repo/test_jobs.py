@@ -48,7 +48,9 @@ def test_results_of_two_profiles_do_not_share_a_directory(path: Path, profile: s
 @pytest.mark.parametrize("game", game_ids())
 def test_every_game_has_a_pure_run_and_one_with_a_cold_start_that_differ_in_nothing_else(game: str) -> None:
     pure, warm = (JobFile.read(ROOT / "jobs" / f"{form}-{game}.yaml").resolve() for form in ("g0", "g1"))
-    assert [settings.id for settings in pure.mixture] == [game] and pure.cold_start is None and warm.cold_start is not None
+    assert (
+        [settings.id for settings in pure.mixture] == [game] and pure.cold_start is None and warm.cold_start is not None
+    )
     assert warm.model_copy(update={"name": pure.name, "cold_start": None}) == pure
     check_resources(warm, Resources(NODE.cpus, NODE.gpus, (NODE,)))
 

@@ -42,7 +42,13 @@ JobFile = Annotated[
         callback=_read_job_file,
     ),
 ]
-Game = Annotated[str, typer.Option(help="The game, as shisen_sho.", show_default=False)]
+Game = Annotated[
+    str | None,
+    typer.Option(
+        help="The game, as shisen_sho. A model in a run directory plays every game of its job, each at its level.",
+        show_default=False,
+    ),
+]
 Policy = Annotated[
     str,
     typer.Option(
@@ -54,7 +60,7 @@ Policy = Annotated[
 Out = Annotated[
     Path, typer.Option(help="Directory of the results. An interrupted evaluation goes on there.", show_default=False)
 ]
-Level = Annotated[str, typer.Option(help="A named level of the game.")]
+Level = Annotated[str | None, typer.Option(help="A named level of the game.", show_default="paper")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="Change a knob of the level; repeatable.")
 ]
@@ -120,11 +126,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be eva
 
 
 def evaluate(
-    game: Game,
     policy: Policy,
     out: Out,
     job_file: JobFile = None,
-    level: Level = "paper",
+    game: Game = None,
+    level: Level = None,
     overrides: Overrides = None,
     protocol: Protocol = "paper",
     runs: Runs = 10,
@@ -144,38 +150,30 @@ def evaluate(
 ) -> None:
     """Plays games with a policy and tells its score beside those of the game's teachers."""
     from vlmgym.evals.evaluation import MAX_VIDEOS, Conduct
-    from vlmgym.evals.log import Evaluation
-    from vlmgym.evals.policies import find_policy, history_of, trained_max_tokens, trained_observation
     from vlmgym.evals.protocol import MAX_STEPS
+    from vlmgym.evals.targets import AsTrained, evaluation_of, find_targets
     from vlmgym.home import at_home
 
     policy, out = _at_home(policy), Path(at_home(str(out)))
-    knobs = dict(map(_knob, overrides or []))
-    played = _make_game(game, level, knobs)
-    found = find_policy(policy, played)
-    evaluation = Evaluation(
-        game=game,
-        level=level,
-        overrides=knobs,
-        knobs=_knobs(played.level),
-        prompt=played.prompt,
-        observation=observation or trained_observation(found) or "picture",
-        score=played.score,
-        policy=found,
-        protocol=protocol,
-        num_runs=runs,
-        max_steps=steps or MAX_STEPS[protocol],
-        seed=seed,
-        temperature=temperature,
-        max_tokens=max_tokens or trained_max_tokens(found) or DEFAULT_MAX_TOKENS,
-        history=history_of(found, history_turns, history_pictures),
-    )
     num_videos = {None: MAX_VIDEOS, True: runs, False: 0}[video]
     conduct = Conduct(concurrency, timeout, retries, ceilings, num_videos)
-    if dry_run:
-        _plan(evaluation, conduct, out)
-    else:
-        _carry_out(evaluation, conduct, out)
+    asked = {
+        "protocol": protocol,
+        "num_runs": runs,
+        "max_steps": steps or MAX_STEPS[protocol],
+        "seed": seed,
+        "temperature": temperature,
+    }
+    as_trained = AsTrained(max_tokens, DEFAULT_MAX_TOKENS, observation, history_turns, history_pictures)
+    num_failed = 0
+    for target in find_targets(game, level, dict(map(_knob, overrides or [])), policy, out):
+        evaluation = evaluation_of(target, policy, as_trained, asked)
+        if dry_run:
+            _plan(evaluation, conduct, target.out)
+        else:
+            num_failed += _carry_out(evaluation, conduct, target.out)
+    if num_failed:
+        raise typer.Exit(FAILED_RUNS_CODE)
 
 
 def _at_home(policy: str) -> str:
@@ -183,26 +181,6 @@ def _at_home(policy: str) -> str:
     from vlmgym.home import at_home
 
     return at_home(policy) if Path(at_home(policy)).is_dir() else policy
-
-
-def _make_game(game: str, level: str, knobs: dict[str, Any]) -> Any:
-    from vlmgym.errors import BadInput
-    from vlmgym_envs.registry import make_game
-
-    try:
-        make_game(game, level).level.override(knobs)
-        return make_game(game, level, **knobs)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
-
-
-def _knobs(level: Any) -> dict[str, Any]:
-    """All knobs of a level, as JSON has them."""
-    import json
-    from dataclasses import asdict
-
-    knobs: dict[str, Any] = json.loads(json.dumps(asdict(level)))
-    return knobs
 
 
 def _knob(text: str) -> tuple[str, Any]:
@@ -239,7 +217,8 @@ def _plan(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
     print(f"results      {out}")
 
 
-def _carry_out(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
+def _carry_out(evaluation: Evaluation, conduct: Conduct, out: Path) -> int:
+    """Returns how many runs failed."""
     from rich.console import Console
 
     from vlmgym.errors import BadInput
@@ -259,8 +238,7 @@ def _carry_out(evaluation: Evaluation, conduct: Conduct, out: Path) -> None:
     for line in _remarks(log):
         print(f"vlmgym: {line}")
     print(f"vlmgym: results in {out}")
-    if log.summary.num_failed:
-        raise typer.Exit(FAILED_RUNS_CODE)
+    return log.summary.num_failed
 
 
 def _remarks(log: EvalLog) -> list[str]:

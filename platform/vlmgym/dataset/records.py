@@ -63,7 +63,7 @@ class SourceRecipe(Record):
 
     @property
     def name(self) -> str:
-        return f"{self.game} {self.level}"
+        return f"{self.game} {self.make_game().level_name}"
 
     def make_game(self) -> Game[Any, Any, Any]:
         return self.env.make_game()

@@ -34,7 +34,7 @@ def find_sources(what: Sequence[str], teacher: str | None, held_out: float | Non
 
 def _sources_of(spec: str, teacher: dict[str, float] | str | None, held_out: float | None) -> list[SourceRecipe]:
     if spec.endswith((".yaml", ".yml")):
-        return [_of_job(spec, teacher, held_out)]
+        return _of_job(spec, teacher, held_out)
     game, _, level = spec.partition(":")
     try:
         made = make_game(game, level or "paper")
@@ -52,21 +52,24 @@ def _sources_of(spec: str, teacher: dict[str, float] | str | None, held_out: flo
     ]
 
 
-def _of_job(file: str, teacher: dict[str, float] | str | None, held_out: float | None) -> SourceRecipe:
+def _of_job(file: str, teacher: dict[str, float] | str | None, held_out: float | None) -> list[SourceRecipe]:
+    """Every game of the job, at every level that its training can reach."""
     job = load_job(file)
-    own = None if job.cold_start is None else job.cold_start.teacher
-    weights = job.reward.weights
-    return SourceRecipe(
-        game=job.game.id,
-        level=job.game.level,
-        overrides=job.game.overrides,
-        start=job.game.start,
-        held_out=job.game.held_out if held_out is None else held_out,
-        teacher=teacher or own or SOLVER,
-        observation=job.prompt.observation,
-        rule=job.reward.rule,
-        reward={name: getattr(weights, name) for name in weights.__slots__},
-    )
+    return [
+        SourceRecipe(
+            game=game.id,
+            level=game.level,
+            overrides={**game.overrides, **knobs},
+            start=game.start,
+            held_out=game.held_out if held_out is None else held_out,
+            teacher=teacher or (None if job.cold_start is None else job.teacher(game)) or SOLVER,
+            observation=job.prompt.observation,
+            rule=game.reward.rule,
+            reward=game.reward.model_dump(exclude={"rule"}),
+        )
+        for game in job.mixture
+        for knobs in game.knobs_in_training()
+    ]
 
 
 def _read_teacher(text: str) -> dict[str, float] | str:

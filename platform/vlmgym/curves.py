@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ _BEST = {
     "evaluation/greedy/best_move_rate": "held out, greedy",
 }
 _ERRORS = {f"perception_error/{name}": name for name in ERRORS}
+_PROGRESS = re.compile(r"evaluation/(?P<mode>\w+)/game/(?P<place>[^/]+/[^/]+)/progress_rate")
 PANELS = (
     Panel("Legal moves", COLD_START, _LEGAL, is_rate=True),
     Panel("Legal moves", GRPO, _LEGAL, is_rate=True),
@@ -64,7 +66,11 @@ PANELS = (
 def draw_curves(metrics: Path, picture: Path) -> None:
     """Draws the curves of a metrics file; nothing while no panel has a point."""
     lines = read_metrics(metrics)
-    panels = [panel for panel in PANELS if any(curve_points(lines, panel.stage, name)[0] for name in panel.curves)]
+    panels = [
+        panel
+        for panel in (*PANELS, *_of_games(lines))
+        if any(curve_points(lines, panel.stage, name)[0] for name in panel.curves)
+    ]
     if not panels:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -77,6 +83,16 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     partial = picture.with_suffix(".partial.png")
     FigureCanvasAgg(figure).print_png(partial)
     partial.replace(picture)
+
+
+def _of_games(lines: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
+    """Where there are several games, or levels of one: how often each rewards a move, by stage and way of decoding."""
+    found = {name: each for line in lines for name in line if (each := _PROGRESS.fullmatch(name))}
+    for mode in sorted({each["mode"] for each in found.values()}):
+        curves = {name: each["place"] for name, each in sorted(found.items()) if each["mode"] == mode}
+        if len(curves) > 1:
+            for stage in (COLD_START, GRPO):
+                yield Panel(f"Moves that a game rewards, {mode}", stage, curves, is_rate=True)
 
 
 def curve_points(lines: Sequence[Mapping[str, Any]], stage: str, metric: str) -> tuple[list[int], list[float]]:

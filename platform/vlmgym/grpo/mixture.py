@@ -9,8 +9,8 @@ from fractions import Fraction
 class Mixture:
     """A sequence of games by weight: of its first n, game i has its share w_i n, off by less than one, for every n.
 
-    No dice: with them a batch of 32 groups would hold a game of weight 1/2 between 10 and 22 times. The sequence
-    depends on the weights alone; what is played, the start state, comes from the run's seed.
+    No dice: with them a batch of 32 groups would hold a game of weight 1/2 between 11 and 21 times in 95 of 100 cases.
+    The sequence depends on the weights alone; what is played, the start state, comes from the run's seed.
 
     Tijdeman 1980, "The chairman assignment problem" (Discrete Mathematics 32): of the games that may be drawn without
     exceeding their share by 1 - 1 / (2 k - 2), for k games, the one that would fall that far behind first.

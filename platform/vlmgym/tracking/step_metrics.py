@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,15 @@ from vlmgym.tracking.metrics import METRICS
 
 
 def step_metrics(stage: str, result: Mapping[str, Any]) -> dict[str, float]:
-    """The declared metrics of `stage` that an RLlib result holds."""
+    """The declared metrics of `stage` that an RLlib result holds.
+
+    What it knows of a game or a level that has not been played in this step is not a number there, and is left out.
+    """
     found: dict[str, float] = {}
     for metric in METRICS[stage]:
         if metric.source:
-            found |= dict(_read(result, metric.source, metric.name))
+            of_step = _read(result, metric.source, metric.name)
+            found |= {name: value for name, value in of_step if not (metric.fields and math.isnan(value))}
     return found
 
 

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import pytest
@@ -26,10 +27,11 @@ def test_a_name_is_found_with_the_values_of_its_fields() -> None:
 
 
 def test_the_numbers_of_a_result_get_their_names() -> None:
+    """The level `large` was played in an earlier step."""
     result = {
         "env_runners": {
             "episode_return_mean": 1.5,
-            "game": {"swap": {"tiny": {"regret": 2}, "paper": {"regret": 3}}},
+            "game": {"swap": {"tiny": {"regret": 2}, "paper": {"regret": 3}, "large": {"regret": math.nan}}},
             "of_the_user": 7,
         },
         "learners": {"policy": {"kl": 0.25}},

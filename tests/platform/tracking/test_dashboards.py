@@ -9,7 +9,7 @@ import pytest
 
 from vlmgym.cli import main
 from vlmgym.tracking.grafana import grafana_dashboard
-from vlmgym.tracking.metrics import METRICS
+from vlmgym.tracking.metrics import FIELDS, METRICS
 from vlmgym.tracking.panels import HELD_OUT, SECTIONS, Panel
 from vlmgym.tracking.prometheus import RAY_PREFIX, gauge_name
 from vlmgym.tracking.workspace import metric_regex
@@ -42,7 +42,7 @@ def test_grafana_asks_for_gauges_that_exist() -> None:
         for target in panel["targets"]:
             found = re.fullmatch(r'(\w+){run=~"\$run",stage="(\w+)"}', target["expr"])
             assert found is not None and found[1] in known and found[2] in METRICS
-            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= {"run", "mode", "game", "level"}
+            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= {"run", *FIELDS}
 
 
 def test_grafana_panels_do_not_overlap() -> None:

@@ -117,11 +117,12 @@ def test_what_depends_on_the_answers_is_recorded_with_a_policy_that_sees_and_pla
 
 
 def rollout_metrics(writer: Demonstrator) -> dict[str, float]:
-    """What an algorithm logs of two groups that `writer` answers, through RLlib's logger."""
+    """What an algorithm logs of two groups that `writer` answers, and of a curriculum, through RLlib's logger."""
     import asyncio
     from types import SimpleNamespace
 
     from vlmgym.grpo.config import GRPOConfig
+    from vlmgym.grpo.curriculum import Curriculum, Ladder, Probe
     from vlmgym.grpo.env_thread import EnvThread
     from vlmgym.grpo.group import GroupPlayer
     from vlmgym_envs.rllib import GameGroupEnv
@@ -134,6 +135,9 @@ def rollout_metrics(writer: Demonstrator) -> dict[str, float]:
     stats = [group_stats(asyncio.run(player.play())) for player in players]
     logger = MetricsLogger(root=True)
     log_group_stats(logger, stats, key="env_runners")
+    curriculum = Curriculum(Ladder({"size": [{"rows": 3}, {"rows": 4}]}, 4, 0.8, 0.2))
+    curriculum.record(Probe("size", 0), 1.0)
+    logger.log_dict(curriculum.metrics, key=("curriculum", "shisen_sho"), window=1)
     return step_metrics("grpo", logger.reduce())
 
 

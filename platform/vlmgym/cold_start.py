@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
@@ -24,24 +23,25 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
+from vlmgym.demonstrations import (
+    Demonstrations,
+    DemonstrationWriter,
+    StoredDemonstrations,
+    TaughtDemonstrations,
+    check_stored,
+)
 from vlmgym.grpo.algorithm import GRPO
 from vlmgym.grpo.batching import SEQUENCES, MicroBatch, object_array
 from vlmgym.grpo.collector import Interrupted
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.config_rules import check_shared_evenly
-from vlmgym.grpo.curriculum import Ladder, any_place
 from vlmgym.grpo.learner import GRPOLearner
 from vlmgym.grpo.loss import masked_sum
-from vlmgym.grpo.mixture import Mixture
 from vlmgym.grpo.sequences import TrainSequence
 from vlmgym_envs.rllib import GroupEnvConfig
-from vlmgym_envs.splits import draw_start
-from vlmgym_policies.baselines import Demonstrator
-from vlmgym_policies.processing import VLMProcessor
-from vlmgym_policies.prompting import Observation, ask
+from vlmgym_policies.baselines import Demonstrator, Wording
 from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS
 
-DEMONSTRATION_STREAM = 1
 PREFETCHED_BATCHES = 8
 
 
@@ -53,6 +53,8 @@ class ColdStartConfig(GRPOConfig):
         self.kl_coeff = 0.0
         self.lr = 1e-5
         self.teacher: Mapping[str, float] | Sequence[Mapping[str, float]] = {"solver": 1.0}
+        self.wording: Wording = "terse"
+        self.data: str | None = None
         self.demonstrations_per_update = 32
         self.updates_per_iteration = 10
         self.answer_weight = 1.0
@@ -61,6 +63,8 @@ class ColdStartConfig(GRPOConfig):
         self,
         *,
         teacher: Mapping[str, float] | Sequence[Mapping[str, float]] = NotProvided,
+        wording: Wording = NotProvided,
+        data: str | None = NotProvided,
         demonstrations_per_update: int = NotProvided,
         updates_per_iteration: int = NotProvided,
         answer_weight: float = NotProvided,
@@ -69,6 +73,8 @@ class ColdStartConfig(GRPOConfig):
 
         Args:
             teacher: weight per name in the game's `teachers`, of every game or a list with one such mapping per game.
+            wording: of the teachers' reasoning.
+            data: directory of a data set whose training rows are imitated, instead of these teachers.
             demonstrations_per_update: batch size, over all learners.
             updates_per_iteration: optimizer steps per `train()`, up to the next multiple of it; engines get the weights
                 after the last one.
@@ -76,6 +82,8 @@ class ColdStartConfig(GRPOConfig):
         """
         return self._set(
             teacher=teacher,
+            wording=wording,
+            data=data,
             demonstrations_per_update=demonstrations_per_update,
             updates_per_iteration=updates_per_iteration,
             answer_weight=answer_weight,
@@ -86,8 +94,30 @@ class ColdStartConfig(GRPOConfig):
         check_shared_evenly(self, "demonstrations_per_update")
         if self.answer_weight <= 0:
             raise ValueError(f"answer_weight must be above 0, got {self.answer_weight}")
-        for env, teacher in zip(GroupEnvConfig.mixture(self.env_config), self.teachers, strict=True):
+        envs = GroupEnvConfig.mixture(self.env_config)
+        if self.data is not None:
+            check_stored(self.data, envs, self.observation)
+            return
+        for env, teacher in zip(envs, self.teachers, strict=True):
             Demonstrator(env.make_game(), teacher)
+
+    @property
+    def make_demonstrations(self) -> Callable[[], Demonstrations]:
+        """What makes them, in the process that spells them."""
+        seed, weights = self.seed or 0, self.weights_of_games
+        if self.data is not None:
+            games = [(env.game, env.level) for env in GroupEnvConfig.mixture(self.env_config)]
+            return partial(StoredDemonstrations, self.data, games, seed=seed, weights=weights)
+        return partial(
+            TaughtDemonstrations,
+            dict(self.env_config),
+            self.teachers,
+            seed=seed,
+            observation=self.observation,
+            wording=self.wording,
+            weights=weights,
+            ladders=self.ladders_of_games,
+        )
 
     @property
     def teachers(self) -> list[Mapping[str, float]]:
@@ -111,14 +141,7 @@ class ColdStart(GRPO):
         super().setup(config)
         writer = ray.remote(num_cpus=0)(DemonstrationWriter)
         self._writer = writer.remote(
-            dict(self.config.env_config),
-            self.config.teachers,
-            self.config.model_config["path"],
-            self.config.answer_weight,
-            self.config.seed or 0,
-            self.config.observation,
-            self.config.weights_of_games,
-            self.config.ladders_of_games,
+            self.config.make_demonstrations, self.config.model_config["path"], self.config.answer_weight
         )
         self._coming: deque[Any] = deque()
         self._next_demonstration = 0
@@ -189,66 +212,3 @@ class ColdStartLearner(GRPOLearner):
         self._add("loss", loss)
         self._add("entropy", masked_sum(fwd_out[ENTROPY], batch.weights))
         return loss
-
-
-class DemonstrationWriter:
-    """Writes training sequences; the i-th one depends on the seed and on i alone.
-
-    Games take turns by weight. Where one has a curriculum, each axis is at a uniformly drawn step of all it can reach:
-    so GRPO meets no board that the model has not learned to read.
-    """
-
-    def __init__(
-        self,
-        env_config: dict[str, Any],
-        teachers: Sequence[Mapping[str, float]],
-        path: str,
-        answer_weight: float,
-        seed: int,
-        observation: Observation = "picture",
-        weights: Sequence[float] = (1.0,),
-        ladders: Mapping[int, Ladder] = MappingProxyType({}),
-    ) -> None:
-        self._configs = GroupEnvConfig.mixture(env_config)
-        self._teachers = teachers
-        self._mixture = Mixture(weights)
-        self._ladders = ladders
-        self._demonstrators: dict[Any, Demonstrator] = {}
-        self._processor = VLMProcessor(path)
-        self._answer_weight = answer_weight
-        self._seed = seed
-        self._observation: Observation = observation
-
-    def write(self, first: int, count: int) -> list[TrainSequence]:
-        return [self._write_one(index) for index in range(first, first + count)]
-
-    def _write_one(self, index: int) -> TrainSequence:
-        rng = np.random.default_rng([self._seed, DEMONSTRATION_STREAM, index])
-        number = self._mixture.game(index)
-        env, demonstrator = self._configs[number], self._demonstrator(number, rng)
-        game = demonstrator.game
-        state = draw_start(game, int(rng.integers(2**62)), env.start, env.split, env.held_out)
-        prompt = ask(game, state, self._observation)
-        text = demonstrator.demonstrate(state, rng)
-        response_ids, spans = self._processor.spell_response(text)
-        answered = np.array([end > text.index("<think>") for _, end in spans])
-        weights = np.where(answered, self._answer_weight, 1.0).astype(np.float32)
-        return TrainSequence(
-            prompt_ids=self._processor.encode(prompt),
-            response_ids=response_ids,
-            old_logprobs=np.zeros_like(weights),
-            weights=weights,
-            advantages=np.ones_like(weights),
-            turns=np.zeros(len(weights), dtype=np.int32),
-            denominator=float(weights.sum()),
-            images=prompt.images,
-        )
-
-    def _demonstrator(self, number: int, rng: np.random.Generator) -> Demonstrator:
-        """Of a game, at its level or, where it has a curriculum, at a level of that."""
-        knobs = any_place(self._ladders[number], rng) if number in self._ladders else {}
-        key = number, tuple(sorted(knobs.items()))
-        if key not in self._demonstrators:
-            game = self._configs[number].make_game(**knobs)
-            self._demonstrators[key] = Demonstrator(game, self._teachers[number])
-        return self._demonstrators[key]

@@ -49,7 +49,7 @@ class HeldOutGame:
             game, job.evaluation.num_states, start=settings.start, held_out=settings.held_out, seed=HELD_OUT_SEED
         )
         self.references: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in REFERENCES}
-        if job.cold_start is not None:
+        if job.cold_start is not None and job.cold_start.data is None:
             self.references["teacher"] = job.teacher(settings)
 
     def reference(self, name: str) -> PolicyResult:

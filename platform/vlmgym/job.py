@@ -107,7 +107,7 @@ class Job(Section):
             raise ValueError(
                 "learners.offload_reference needs a reference of its own: grpo.kl_coeff above 0, no model.lora"
             )
-        if self.cold_start is not None:
+        if self.cold_start is not None and self.cold_start.data is None:
             for game in self.mixture:
                 self._check_teacher(game)
         if self.evaluation.serve_replicas and self.engine.placement == "colocated":

@@ -96,6 +96,8 @@ def cold_start_config(job: Job, model_path: str) -> ColdStartConfig:
     config.env_runners(num_env_runners=0)
     config.demonstrations(
         teacher=[job.teacher(game) for game in job.mixture],
+        wording=settings.wording,
+        data=settings.data,
         demonstrations_per_update=settings.batch_size,
         updates_per_iteration=updates_per_iteration(job),
         answer_weight=settings.answer_weight,

@@ -1,9 +1,12 @@
 """The supervised warm-up: what it imitates, and that it learns it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from vlmgym.cold_start import ColdStartConfig, DemonstrationWriter
+from vlmgym.cold_start import ColdStartConfig
+from vlmgym.demonstrations import DemonstrationWriter, TaughtDemonstrations
 from vlmgym_envs.splits import in_held_out
 from vlmgym_policies.answers import parse_response
 from vlmgym_policies.processing import VLMProcessor
@@ -11,9 +14,14 @@ from vlmgym_policies.processing import VLMProcessor
 ENV = {"game": "shisen_sho", "level": "tiny", "held_out": 0.3}
 
 
+def make_writer(model, seed):
+    make = partial(TaughtDemonstrations, ENV, [{"solver": 1.0}], seed=seed)
+    return DemonstrationWriter(make, str(model), answer_weight=5.0)
+
+
 @pytest.fixture
 def writer(make_model):
-    return DemonstrationWriter(ENV, [{"solver": 1.0}], str(make_model(0)), answer_weight=5.0, seed=1)
+    return make_writer(make_model(0), seed=1)
 
 
 def test_the_teacher_sees_exactly(writer, make_model, game):
@@ -28,11 +36,11 @@ def test_the_teacher_sees_exactly(writer, make_model, game):
 
 def test_the_ith_demonstration_depends_on_the_seed_and_i_alone(writer, make_model):
     together = writer.write(0, 6)
-    again = DemonstrationWriter(ENV, [{"solver": 1.0}], str(make_model(0)), 5.0, seed=1).write(3, 3)
+    again = make_writer(make_model(0), seed=1).write(3, 3)
     for one, other in zip(together[3:], again, strict=True):
         np.testing.assert_array_equal(one.response_ids, other.response_ids)
         assert one.images == other.images
-    other_seed = DemonstrationWriter(ENV, [{"solver": 1.0}], str(make_model(0)), 5.0, seed=2).write(0, 6)
+    other_seed = make_writer(make_model(0), seed=2).write(0, 6)
     assert any(
         len(a.response_ids) != len(b.response_ids) or (a.response_ids != b.response_ids).any()
         for a, b in zip(together, other_seed, strict=True)

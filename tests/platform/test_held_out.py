@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vlmgym.cold_start import DemonstrationWriter
+from vlmgym.demonstrations import DemonstrationWriter
 from vlmgym.grpo.tasks import Tasks
 from vlmgym.held_out import HeldOut
 from vlmgym.job import load_job
@@ -106,15 +106,7 @@ def test_no_group_and_no_demonstration_is_at_a_held_out_level_or_in_a_held_out_s
     assert levels == {"tiny", "tiny[cols=3,rows=3]", "tiny[cols=5,rows=5]"}
     config = cold_start_config(job, "m")
     texts = VLMProcessor(str(make_model()))
-    writer = DemonstrationWriter(
-        config.env_config,
-        config.teachers,
-        str(make_model()),
-        1.0,
-        seed=0,
-        weights=config.weights_of_games,
-        ladders=config.ladders_of_games,
-    )
+    writer = DemonstrationWriter(config.make_demonstrations, str(make_model()), 1.0)
     boards = [parse_response(texts.decode(record.response_ids)).perception for record in writer.write(0, 60)]
     mazes = [board for board in boards if "player" in board]
     assert len(mazes) == 45 and {board.count("|") + board.count("\n") + 1 for board in mazes} == {9, 25}

@@ -27,7 +27,7 @@ What = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The data set.", show_default=False)]
-Num = Annotated[int, typer.Option(min=1, help="Rows per game.")]
+Num = Annotated[int, typer.Option(min=1, help="Rows per game, and per level of a curriculum.")]
 TeacherName = Annotated[
     str | None,
     typer.Option(

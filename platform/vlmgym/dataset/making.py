@@ -15,7 +15,7 @@ from vlmgym.dataset.directory import DataSet
 from vlmgym.dataset.draft import Draft
 from vlmgym.dataset.records import Counts, Recipe, SourceRecipe
 from vlmgym.dataset.teaching import Asking, Teacher, open_teacher
-from vlmgym.demonstrations import Start, start_of
+from vlmgym.demonstrations import Start, rng_of, start_of
 from vlmgym.errors import BadInput
 from vlmgym_envs.core import Game
 
@@ -83,7 +83,7 @@ class _Filling:
         starts: list[Start] = []
         drawn, repeated, seen = self._counts.drawn, self._counts.repeated, self._draft.seen
         while len(starts) < min(most, self._recipe.num_rows - self._counts.kept) and self._num_stale < MAX_STALE_DRAWS:
-            start = start_of(game, source.env, self._recipe.seed, drawn)
+            start = start_of(game, source.env, rng_of(self._recipe.seed, drawn))
             drawn += 1
             place = (source.game, source.level, game.key(start.state).hex())
             if place in seen:

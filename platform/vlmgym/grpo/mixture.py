@@ -26,13 +26,19 @@ class Mixture:
         exact = [Fraction(weight) for weight in weights]
         self.shares = [weight / sum(exact) for weight in exact]
         self._spare = Fraction(1, max(1, 2 * len(weights) - 2))
-        self._drawn: list[int] = []
+        self._drawn: list[tuple[int, int]] = []
         self._counts = [0] * len(weights)
 
     def game(self, number: int) -> int:
         """The game of draw `number`, from 0."""
+        return self.draw(number)[0]
+
+    def draw(self, number: int) -> tuple[int, int]:
+        """The game of draw `number`, and how many draws before it were of that game."""
         while len(self._drawn) <= number:
-            self._drawn.append(self._next())
+            game = self._next()
+            self._drawn.append((game, self._counts[game]))
+            self._counts[game] += 1
         return self._drawn[number]
 
     def _next(self) -> int:
@@ -40,6 +46,4 @@ class Mixture:
             return 0
         due = [share * (len(self._drawn) + 1) - count for share, count in zip(self.shares, self._counts, strict=True)]
         may = [game for game, owed in enumerate(due) if owed >= self._spare]
-        drawn = min(may, key=lambda game: (1 - self._spare - due[game]) / self.shares[game])
-        self._counts[drawn] += 1
-        return drawn
+        return min(may, key=lambda game: (1 - self._spare - due[game]) / self.shares[game])

@@ -15,7 +15,7 @@ import pytest
 from vlmgym.cli import main
 from vlmgym.dataset.directory import REJECTED_FILE, DataSet, read_lines
 from vlmgym.dataset.records import RejectedAnswer, Row
-from vlmgym.demonstrations import start_of
+from vlmgym.demonstrations import rng_of, start_of
 from vlmgym_envs.registry import make_game
 from vlmgym_envs.rllib import GroupEnvConfig
 from vlmgym_policies.answers import write_response
@@ -85,7 +85,7 @@ def respond(kind: str, state: Any) -> str:
 def pictures_of(num: int) -> dict[bytes, Any]:
     """The states that the command comes to first, by picture."""
     env = GroupEnvConfig(game="twenty48", level="tiny")
-    states = [start_of(GAME, env, 0, index).state for index in range(num)]
+    states = [start_of(GAME, env, rng_of(0, index)).state for index in range(num)]
     return {png(GAME.render(state)): state for state in states}
 
 

@@ -17,6 +17,7 @@ from vlmgym.commands.docs import docs
 from vlmgym.commands.evaluate import evaluate
 from vlmgym.commands.levels import levels
 from vlmgym.commands.play import play
+from vlmgym.commands.report import report
 from vlmgym.commands.serve import serve
 from vlmgym.commands.submit import PASS_ON, submit
 from vlmgym.commands.train import train
@@ -37,6 +38,7 @@ app.command("eval")(evaluate)
 app.command()(serve)
 app.command(context_settings=PASS_ON)(submit)
 app.command()(compare)
+app.command()(report)
 app.command()(view)
 app.command()(levels)
 app.command()(play)

@@ -79,7 +79,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     num_rows = -(-len(panels) // 4)
     figure = Figure(figsize=(4.2 * min(4, len(panels)), 3.2 * num_rows), layout="constrained")
     for index, panel in enumerate(panels):
-        _draw(figure.add_subplot(num_rows, min(4, len(panels)), index + 1), panel, lines)
+        draw_panel(figure.add_subplot(num_rows, min(4, len(panels)), index + 1), panel, lines)
     partial = picture.with_suffix(".partial.png")
     FigureCanvasAgg(figure).print_png(partial)
     partial.replace(picture)
@@ -101,7 +101,8 @@ def curve_points(lines: Sequence[Mapping[str, Any]], stage: str, metric: str) ->
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _draw(axes: Any, panel: Panel, lines: Sequence[Mapping[str, Any]]) -> None:
+def draw_panel(axes: Any, panel: Panel, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Training as lines, held-out evaluations with a mark at each."""
     for metric, label in panel.curves.items():
         steps, values = curve_points(lines, panel.stage, metric)
         if steps:

@@ -115,6 +115,11 @@ def inspects_data(desk: Desk, words: list[str]) -> None:
     assert desk.vlmgym(*words[1:])
 
 
+def reports(desk: Desk, words: list[str]) -> None:
+    assert "difference in points" in desk.vlmgym(*words[1:])
+    assert list((desk.folder / words[-1]).glob("shisen-*.svg"))
+
+
 def plays(desk: Desk, words: list[str]) -> None:
     """By a reader who leaves at once."""
     done = subprocess.run(
@@ -191,6 +196,11 @@ def is_in_script(desk: Desk, words: list[str]) -> None:
             assert '*) exec "$@" ;;' in script
         case _:
             pytest.fail(f"no such word in ./run: {words}")
+
+
+def is_made_by_script(desk: Desk, words: list[str]) -> None:
+    """`./run` makes a virtual environment of that name."""
+    assert 'use "$root/.venv" dev' in (ROOT / "run").read_text()
 
 
 def takes_pytest(arguments: list[str]) -> None:
@@ -299,7 +309,7 @@ RULES = [
     Rule(r"vlmgym train jobs/shisen\.yaml --resume", "run", resumes),
     Rule(r"vlmgym train .*--dry-run", "run", plans),
     Rule(r"jobs/shisen\.yaml --dry-run", "run", runs_as_program),
-    Rule(r"vlmgym eval .*--policy (runs/shisen|mine:answer) .*", "run", evaluates),
+    Rule(r"vlmgym eval .*--policy (runs/shisen|legal_random|mine:answer) .*", "run", evaluates),
     Rule(r"vlmgym eval .*--policy openai:.*", "run", plans_evaluation),
     Rule(r"vlmgym data make .*--teacher openai:.*", "parsed", parses),
     Rule(r"vlmgym data make .*", "run", writes_data),
@@ -308,12 +318,14 @@ RULES = [
     Rule(r"vlmgym play .*", "run", plays),
     Rule(r"vlmgym view (runs/shisen|results/mine)", "run", runs),
     Rule(r"vlmgym compare results/mine results/other", "run", runs),
+    Rule(r"vlmgym report runs/shisen .*", "run", reports),
     Rule(r"vlmgym serve runs/shisen --dry-run", "run", runs),
     Rule(r"vlmgym dashboard .*", "run", runs),
     Rule(r"vlmgym submit .*", "run", submits),
     Rule(r"vlmgym compare .*", "parsed", compares_later),
-    Rule(r"vlmgym (train|eval|serve|bench|view) .*", "parsed", parses),
+    Rule(r"vlmgym (train|eval|serve|bench|view|report) .*", "parsed", parses),
     Rule(r"\./run( .*)?", "parsed", is_in_script),
+    Rule(r"source \.venv/bin/activate", "parsed", is_made_by_script),
     Rule(r"ray (start|job submit) .*", "parsed", parses_ray),
     Rule(r"wandb leet inspect .*", "run", looks_into_wandb),
     Rule(r"wandb sync .*", "parsed", parses_wandb),
@@ -345,7 +357,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterato
             patch.delenv(name, raising=False)
         patch.setenv("OPENAI_API_KEY", "none")
         printed = ended_well("train", "jobs/shisen.yaml", "--profile", "laptop", *short_training())
-        for policy, out in (("runs/shisen", "results/mine"), ("random", "results/other")):
+        for policy, out in (("runs/shisen", "results/mine"), ("legal_random", "results/other")):
             asked = f"eval --game shisen_sho --level tiny --policy {policy} --out {out}"
             ended_well(*asked.split(), *SHORT["eval"].split())
         (folder / "path/to").mkdir(parents=True)

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from runpy import run_path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -46,6 +47,15 @@ def test_links_of_the_repository_become_links_of_the_site(site_pages: ModuleType
 def test_a_link_without_a_page_ends_the_build(site_pages: ModuleType) -> None:
     with pytest.raises(Exception, match=r"docs/insight.md: ../jobs/shisen.yaml is no page of the site"):
         site_pages.on_page_markdown("[a](../jobs/shisen.yaml)", page("insight.md"), {}, Pages())
+
+
+def test_tables_and_doctests_of_docstrings_become_markdown(site_pages: ModuleType) -> None:
+    pytest.importorskip("griffe")
+    docstrings = run_path(str(ROOT / "docs/docstrings.py"))
+    text = "Go.\n\n| Ends | never\n\n>>> f()[0]\n[1, 2]\n\nMore."
+    assert docstrings["with_fences"](docstrings["with_head"](text)) == (
+        "Go.\n\n| | |\n| --- | --- |\n| Ends | never |\n\n```pycon\n>>> f()[0]\n[1, 2]\n```\n\nMore."
+    )
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -22,10 +22,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging as hf_logging
 
 from vlmgym_policies.engine import Message, Prompt, PromptTooLongError
+from vlmgym_policies.pixel_cache import PixelCache
 
 MEDIA_TOKENS = ("image", "video", "audio", "vision_start", "vision_end")
 VIDEO_CONFIG = "video_preprocessor_config.json"
-_CACHED_PROMPTS = 1024
+_CACHED_PROMPTS, _CACHED_PIXEL_BYTES = 1024, 2**29
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -75,7 +76,7 @@ class VLMProcessor:
         self._encode_messages = lru_cache(_CACHED_PROMPTS)(self._expand_and_encode)
         self._token_ids = lru_cache(_CACHED_PROMPTS)(self._tokenize)
         self._chat = lru_cache(_CACHED_PROMPTS)(self._apply_chat_template)
-        self._image_pixels = lru_cache(_CACHED_PROMPTS)(self._process_image)
+        self._image_pixels = PixelCache(self._process_image, _CACHED_PIXEL_BYTES)
         self._digest = lru_cache(_CACHED_PROMPTS)(self._hash_image)
         self._placeholders_of_size: dict[tuple[int, int], str] = {}
 
@@ -152,8 +153,7 @@ class VLMProcessor:
 
     def image_digest(self, image: bytes) -> bytes:
         """16 bytes that stand for the tensors a picture becomes here, and for how many tokens: equal where the same
-        pixels were resized, normalised and cut alike.
-        """
+        pixels were resized, normalised and cut alike."""
         return self._digest(image)
 
     def collate(
@@ -238,19 +238,22 @@ class VLMProcessor:
         return np.array(self.tokenizer(text)["input_ids"], dtype=np.int32)
 
     def _process_image(self, image: bytes) -> dict[str, torch.Tensor]:
-        pixels = self._processor.image_processor(images=[_open_image(image)], return_tensors="pt")
+        picture = Image.open(io.BytesIO(image)).convert("RGB")
+        pixels = self._processor.image_processor(images=[picture], return_tensors="pt")
         return {name: value for name, value in pixels.items() if isinstance(value, torch.Tensor)}
 
 
-def load_vlm(path: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a directory or hub name, every weight present.
+def load_vlm(
+    path: str, dtype: torch.dtype, loader: Any = AutoModelForImageTextToText, **options: Any
+) -> PreTrainedModel:
+    """The model of a directory or hub name, every weight present. loader: whose `from_pretrained` gets `options`.
 
     Raises:
         ValueError: no model at `path`, or its file lacks weights.
     """
     try:
         with quiet_transformers():
-            model, report = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True)
+            model, report = loader.from_pretrained(path, dtype=dtype, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model {path!r} cannot be loaded: {_first_line(error)}") from error
     if report["missing_keys"]:
@@ -271,10 +274,6 @@ def quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-def _open_image(image: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(image)).convert("RGB")
 
 
 def _content(text: str, num_images: int) -> list[dict[str, Any]]:

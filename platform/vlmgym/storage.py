@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -27,6 +28,13 @@ class Storage:
         if "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)):
             return cls(pafs.LocalFileSystem(), path)
         return cls(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path.rstrip("/"))
+
+    @classmethod
+    def given(cls, path: str | Path | None, filesystem: pafs.FileSystem | None) -> Self:
+        """As RLlib is given a place: a path on a filesystem; without one a path here, or a URI that Arrow knows;
+        without a path a new folder here."""
+        location = tempfile.mkdtemp() if path is None else str(path)
+        return cls(filesystem, location) if filesystem is not None else cls(*pafs.FileSystem.from_uri(location))
 
     def __truediv__(self, name: str) -> Storage:
         return Storage(self.filesystem, f"{self.path}/{name}")
@@ -61,7 +69,8 @@ class Storage:
 
     def copy_to(self, other: Storage) -> None:
         """A file or a folder; the folder that `other` lies in is made."""
-        other.filesystem.create_dir(other.path.rpartition("/")[0], recursive=True)
+        is_folder = self.filesystem.get_file_info(self.path).type == pafs.FileType.Directory
+        other.filesystem.create_dir(other.path if is_folder else other.path.rpartition("/")[0], recursive=True)
         pafs.copy_files(
             self.path, other.path, source_filesystem=self.filesystem, destination_filesystem=other.filesystem
         )

@@ -30,6 +30,18 @@ def test_what_is_written_is_there_and_what_is_deleted_is_not(storage):
         (storage / "a" / "file").read()
 
 
+def test_a_folder_is_copied_to_where_nothing_is_yet(storage, tmp_path):
+    (storage / "a" / "file").write("x")
+    (storage / "a" / "b" / "file").write("y")
+    there = Storage.at(tmp_path / "there" / "a")
+    (storage / "a").copy_to(there)
+    assert (there / "file").read() == "x" and (there / "b" / "file").read() == "y"
+    there.copy_to(storage / "c" / "d")
+    assert (storage / "c" / "d" / "b" / "file").read() == "y"
+    (storage / "a" / "file").copy_to(storage / "e" / "file")
+    assert (storage / "e").names() == ["file"]
+
+
 def test_a_folder_can_be_sent_to_another_process(storage):
     (storage / "file").write("x")
     same = pickle.loads(pickle.dumps(storage))

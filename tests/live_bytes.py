@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,6 +32,11 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _count(self, tensor: torch.Tensor) -> None:
+        """Of a sharded tensor, what is here; nothing of one without storage."""
+        if isinstance(tensor, DTensor):
+            tensor = tensor._local_tensor
+        if tensor.is_meta:
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._living:

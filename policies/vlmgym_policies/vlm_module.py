@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ ADAPTER_DIRECTORY = "adapter"
 LOGPROBS = "logprobs"
 ENTROPY = "entropy"
 REFERENCE_LOGPROBS = "reference_logprobs"
+Shard = Callable[[VLMNetwork], None]
+"""Makes a network that has no weights yet, in place, this process's shard of it."""
 
 
 class VLMModule(TorchRLModule):
@@ -29,7 +31,7 @@ class VLMModule(TorchRLModule):
     model_config: `path` (model directory or hub name, the start of both networks), `dtype` (of products, as of
     `VLMNetwork`), `temperature` (of the sampler whose distribution is scored), `reference` (whether there is one: a
     frozen copy, or with adapters the policy without them), `train_vision`, `lora` (settings of `Lora`, or None), `seed`
-    (of fresh adapters), `activation_checkpointing`.
+    (of fresh adapters), `activation_checkpointing`, `sharded` (whether weights wait for `load`).
     Env runners hold no weights: there (`inference_only`) the module is empty, engines generate.
     """
 
@@ -40,16 +42,22 @@ class VLMModule(TorchRLModule):
         self.policy = self.reference = None
         self.processor: VLMProcessor | None = None
         self.training_inputs: TrainingInputs | None = None
-        self._gathered: dict[str, torch.Tensor] | None = None
         if self.inference_only:
             return
+        self.processor = VLMProcessor(self.model_config["path"])
+        self.lora = Lora(**self.model_config["lora"]) if self.model_config["lora"] is not None else None
+        if not self.model_config["sharded"]:
+            self.load(None)
+
+    def load(self, shard: Shard | None) -> None:
+        """Reads the networks' weights; of those that `shard` makes shards, this process's alone."""
+        assert self.processor is not None, "an empty module loads nothing"
         config = self.model_config
-        self.processor = VLMProcessor(config["path"])
-        self.lora = Lora(**config["lora"]) if config["lora"] is not None else None
         shared = {
             "dtype": getattr(torch, config["dtype"]),
             "banned_token_ids": self.processor.banned_token_ids,
             "temperature": config["temperature"],
+            "shard": shard,
         }
         self.policy = load_network(
             config["path"],
@@ -100,34 +108,19 @@ class VLMModule(TorchRLModule):
         assert self.policy is not None
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.policy.weights()}
 
-    def gather(self, *, keep: bool) -> None:
-        """Collects sharded weights, by all learners together, so that the one with `keep` can give and save them.
-
-        RLlib asks one learner alone for its state, which then must not wait for the others. `release` lets them go.
-        """
-        assert self.policy is not None
-        gathered = {}
-        for name, tensor in self.policy.state():
-            if keep:
-                gathered[name] = tensor.to("cpu", copy=True)
-        self._gathered = gathered or None
-
-    def release(self) -> None:
-        self._gathered = None
-
     def get_state(
         self, components: Any = None, *, not_components: Any = None, inference_only: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
         """Policy weights, adapters apart; nothing where the module is empty or for env runners, which get none.
 
-        Errors: RuntimeError where weights are sharded and were not gathered.
+        Errors: RuntimeError where weights are sharded: RLlib asks one learner, which must not wait for the others.
         """
         if self.policy is None or inference_only:
             return {}
-        if self._gathered is not None:
-            return dict(self._gathered)
         if self.policy.is_sharded:
-            raise RuntimeError("sharded weights must be gathered, by all learners together, before one gives its state")
+            raise RuntimeError(
+                "no learner has the whole of sharded weights: all of them save and restore them together"
+            )
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.policy.state()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -140,7 +133,8 @@ class VLMModule(TorchRLModule):
     ) -> str:
         """Writes the RLlib component; inside, its weights as a Hugging Face directory `hf/`, and adapters `adapter/`.
 
-        `hf/` has the adapters merged into it, and needs no peft.
+        `hf/` has the adapters merged into it, and needs no peft. state: is empty in the end, so that no more than one
+        copy of the whole model is needed.
         """
         weights = state or self.get_state()
         saved: str = super().save_to_path(
@@ -154,14 +148,15 @@ class VLMModule(TorchRLModule):
                 pyarrow.fs.copy_files(local, saved, destination_filesystem=target)
         return saved
 
-    def _export(self, path: Path, weights: Mapping[str, Any]) -> None:
+    def _export(self, path: Path, weights: dict[str, Any]) -> None:
         assert self.policy is not None and self.processor is not None
-        model, tensors = self.policy.model, {name: torch.as_tensor(value) for name, value in weights.items()}
-        with quiet_transformers():
-            model.save_pretrained(path / HF_DIRECTORY, state_dict=dict(merged(model, tensors.items())))
-            self.processor.save_pretrained(path / HF_DIRECTORY)
+        model = self.policy.model
         if self.lora is not None:
-            save_adapters(path / ADAPTER_DIRECTORY, self.lora, self.model_config["path"], model, tensors.items())
+            save_adapters(path / ADAPTER_DIRECTORY, self.lora, self.model_config["path"], model, weights.items())
+        one_by_one = ((name, torch.as_tensor(weights.pop(name))) for name in list(weights))
+        with quiet_transformers():
+            model.save_pretrained(path / HF_DIRECTORY, state_dict=dict(merged(model, one_by_one)))
+            self.processor.save_pretrained(path / HF_DIRECTORY)
 
     def restore_from_path(self, path: Any, *, component: Any = None, filesystem: Any = None, **kwargs: Any) -> None:
         """Reads `adapter/`, or `hf/` through `from_pretrained`, which undoes the renaming of `save_pretrained`."""

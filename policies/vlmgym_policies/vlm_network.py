@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from vlmgym_policies.lora import Lora, add_adapters, is_adapter, merged
 from vlmgym_policies.pictures import seeing_each_once
 from vlmgym_policies.processing import load_vlm
+from vlmgym_policies.shard_loading import load_sharded_vlm
 from vlmgym_policies.token_logprobs import TokenLogprobs, token_logprobs
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -63,6 +64,10 @@ class VLMNetwork(torch.nn.Module):
         return TokenLogprobs(scores.logprobs.view_as(targets), scores.entropy.view_as(targets))
 
     @property
+    def is_trained(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
     def is_sharded(self) -> bool:
         return any(isinstance(parameter, DTensor) for parameter in self.parameters())
 
@@ -103,22 +108,35 @@ def load_network(
     lora: Lora | None = None,
     seed: int = 0,
     activation_checkpointing: bool = False,
+    shard: Callable[[VLMNetwork], None] | None = None,
 ) -> VLMNetwork:
     """The network of a model directory or hub name; seed: of fresh adapters.
 
+    shard: makes this process's shards of its parameters, which without adapters have no storage then; what is not kept
+    is never read.
+
     Errors: ValueError as of `load_vlm`, and for adapters that fit nowhere.
     """
-    model = load_vlm(path, torch.float32 if trained and lora is None else dtype)
-    if not trained:
-        model.requires_grad_(False)
-        return VLMNetwork(model.eval(), dtype, banned_token_ids, temperature)
-    if not train_vision:
-        vision_tower(model).requires_grad_(False)
-    if lora is not None:
-        add_adapters(model, lora, seed, without=None if train_vision else vision_tower(model))
-    if activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return VLMNetwork(model.train(), dtype, banned_token_ids, temperature)
+    networks = []
+
+    def build(model: PreTrainedModel) -> None:
+        if not trained:
+            model.requires_grad_(False)
+        elif not train_vision:
+            vision_tower(model).requires_grad_(False)
+        if lora is not None:
+            add_adapters(model, lora, seed, without=None if train_vision else vision_tower(model))
+        if activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        networks.append(VLMNetwork(model, dtype, banned_token_ids, temperature))
+        if shard is not None:
+            shard(networks[0])
+
+    if shard is not None and lora is None:
+        load_sharded_vlm(path, torch.float32 if trained else dtype, build)
+    else:
+        build(load_vlm(path, torch.float32 if trained and lora is None else dtype))
+    return networks[0].train(trained)
 
 
 def check_output_layer(model: PreTrainedModel) -> None:

@@ -3,26 +3,23 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from ray import cloudpickle
 from rich.console import Console
 from safetensors.numpy import load_file
+from training_process import has_done, lines_of, start, wait_for
 
 from vlmgym.checkpoints import hugging_face_dir
+from vlmgym.grpo.shard_files import kept_tensors, read_shards
 from vlmgym.job import JobError, load_job
+from vlmgym.storage import Storage
 from vlmgym.tracking.group_record import read_groups
 from vlmgym.train import train_job
 
-ROOT = Path(__file__).parents[2]
 JOB = """\
 name: demo
 game: {id: shisen_sho, level: tiny, overrides: {rows: 2}}
@@ -44,37 +41,6 @@ def write_job(folder):
     path = folder / "job.yaml"
     path.write_text(f"{JOB}output_dir: {folder / 'runs'}\n")
     return path
-
-
-def start(log, *arguments):
-    """Runs `vlmgym` with its output in a file: what a killed run leaves behind would keep a pipe open."""
-    roots = os.pathsep.join(str(ROOT / name) for name in ("platform", "envs", "policies"))
-    environment = {**os.environ, "PYTHONPATH": roots, "RAY_ADDRESS": "local"}  # join no cluster of another test
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "vlmgym", *map(str, arguments)],
-        stdout=log.open("a"),
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition, process, log, timeout_s=480):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert process.poll() is None, log.read_text()[-2000:]
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.05)
-
-
-def lines_of(run_dir):
-    path = run_dir / "metrics.jsonl"
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.split("\n")[:-1]]
-
-
-def has_done(run_dir, stage, step):
-    return any((line["stage"], line["step"]) == (stage, step) for line in lines_of(run_dir))
 
 
 class LosesItsLearner(threading.Event):
@@ -143,9 +109,10 @@ def test_a_broken_run_has_the_weights_and_the_optimizer_of_a_whole_one(whole_run
 
 
 def optimizer_tensors(checkpoint):
-    state = cloudpickle.loads((checkpoint / "learner_group" / "learner" / "state.pkl").read_bytes())
-    (optimizer,) = state["optimizer"].values()
-    return [value for entry in optimizer["state"]["state"].values() for value in entry.values()]
+    folder = Storage.at(checkpoint / "learner_group" / "learner" / "shards")
+    kept = {name: torch.empty(of.size) for name, of in kept_tensors(folder).items() if name.startswith("optimizer/")}
+    read_shards(kept, folder)
+    return [kept[name] for name in sorted(kept)]
 
 
 def test_a_broken_run_has_the_metrics_and_evaluations_of_a_whole_one(whole_run, broken_run):

@@ -31,6 +31,7 @@ from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.group_stats import log_group_stats
 from vlmgym.grpo.micro_batches import share_out
 from vlmgym.grpo.runner import PlayedGroup
+from vlmgym.storage import Storage
 from vlmgym.weights import WeightPush
 
 
@@ -187,14 +188,16 @@ class GRPO(Algorithm):
             self._collector.set_state(state["collector"])
             self._check_learners(state["learner_versions"])
 
-    def save_to_path(self, *args: Any, **kwargs: Any) -> str:
-        """Sharded weights are gathered first, on all learners together: RLlib asks one of them for its state."""
-        self._on_learners(lambda learner: learner.gather())
-        try:
-            saved: str = super().save_to_path(*args, **kwargs)
-        finally:
-            self._on_learners(lambda learner: learner.release())
-        return saved
+    def save_to_path(self, path: Any = None, *, filesystem: Any = None, **kwargs: Any) -> str:
+        """As RLlib's, which asks one learner alone; those that shard save together, where all of them see `path`."""
+        if self.config.parallelism != "fsdp2":
+            saved: str = super().save_to_path(path, filesystem=filesystem, **kwargs)
+            return saved
+        place = Storage.given(path, filesystem)
+        place.filesystem.create_dir(place.path, recursive=True)
+        self.start_saving(place.path, place.filesystem, lambda: None)
+        self.finish_saving()
+        return place.path
 
     def _check_learners(self, versions: set[int]) -> None:
         found = self._learner_versions()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch.distributed as dist
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 
 from vlmgym.grpo.advantages import NORMALISED_OVER_BATCH, normalise_by_game
-from vlmgym.grpo.background_saving import BackgroundSaving
 from vlmgym.grpo.batching import SEQUENCES, MicroBatch, collate
 from vlmgym.grpo.loss import Responses, divergence, masked_sum, policy_loss, to_go, truncated_importance
 from vlmgym.grpo.micro_batches import padding_fraction, plan_micro_batches, with_at_least
+from vlmgym.grpo.parallel import over_learners
 from vlmgym.grpo.pictures import with_picture
+from vlmgym.grpo.saving import SavingLearner
 from vlmgym.grpo.sequences import TrainSequence, without_mismatch
 from vlmgym.grpo.vlm_learner import vlm
 from vlmgym_policies.vlm_module import ENTROPY, LOGPROBS, REFERENCE_LOGPROBS
@@ -25,11 +25,11 @@ _LOSSES = ("loss", "policy_loss")
 """Terms that are logged as they are minimised; others as weighted means."""
 
 
-class GRPOLearner(BackgroundSaving):
+class GRPOLearner(SavingLearner):
     """Trains `VLMModule`s from object arrays of `TrainSequence`s, collated here one micro-batch at a time."""
 
-    _totals: defaultdict[str, float]
-    _worst_mismatch: float
+    _totals: dict[str, torch.Tensor]
+    _worst_mismatch: torch.Tensor
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: MicroBatch, fwd_out: Any) -> torch.Tensor:
         """The policy's term, the divergence from the start model and the entropy, summed over the tokens that count."""
@@ -61,7 +61,7 @@ class GRPOLearner(BackgroundSaving):
         self._add("clip_fraction", masked_sum(token.clipped, weights))
         self._add("ratio", masked_sum(token.ratio, weights))
         self._add("logprob_mismatch", masked_sum(mismatch, weights))
-        self._worst_mismatch = max(self._worst_mismatch, float(mismatch.max()))
+        self._worst_mismatch = torch.maximum(self._worst_mismatch, mismatch.max())
         return loss
 
     def _convert_batch_type(self, batch: MultiAgentBatch, *args: Any, **kwargs: Any) -> MultiAgentBatch:
@@ -72,6 +72,7 @@ class GRPOLearner(BackgroundSaving):
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         losses = {mid: self._accumulate(mid, list(columns[SEQUENCES])) for mid, columns in batch.items()}
+        self._is_finite = all(bool(torch.isfinite(loss)) for loss in losses.values())
         gradients = {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
         self.apply_gradients(self.postprocess_gradients(gradients))
         return {}, losses, {}
@@ -80,7 +81,8 @@ class GRPOLearner(BackgroundSaving):
         """Backward passes of all micro-batches; gradients add up to those of one batch over all learners.
 
         Every learner runs the same number of rounds, hence of collectives; one that has fewer micro-batches cuts them
-        smaller, and where it has not as many sequences repeats its last with weight zero.
+        smaller, and where it has not as many sequences repeats its last with weight zero. Where nothing counts on any
+        learner, the loss is 0 / 0, no number, and the step is skipped.
         """
         module = self.module[module_id]
         processor, to_inputs = vlm(module).processor, vlm(module).training_inputs
@@ -96,8 +98,8 @@ class GRPOLearner(BackgroundSaving):
         denominator = self._sum_over_learners(sum(record.denominator for record in records))
         num_rounds = int(self._over_learners(len(plan), dist.ReduceOp.MAX))
         plan = with_at_least(plan, num_rounds)
-        self._totals = defaultdict(float)
-        self._worst_mismatch = 0.0
+        self._totals = {}
+        self._worst_mismatch = torch.zeros((), device=self._device)
         for turn in range(num_rounds):
             rows = [records[i] for i in plan[min(turn, len(plan) - 1)]]
             micro = collate(with_picture(rows, processor), to_inputs, self._device)
@@ -110,8 +112,8 @@ class GRPOLearner(BackgroundSaving):
         return self._log_update(module_id, total_weight, denominator, records, plan)
 
     def _add(self, term: str, value: torch.Tensor) -> None:
-        """Adds a micro-batch's sum over tokens to a metric of this update."""
-        self._totals[term] += float(value.detach())
+        """Adds a micro-batch's sum over tokens to a metric of this update, without waiting for the device."""
+        self._totals[term] = value.detach().double() + self._totals.get(term, 0.0)
 
     def _normalised(self, records: Sequence[TrainSequence]) -> list[TrainSequence]:
         """Their advantages on the scale of their game in the whole batch, the parts of other learners included."""
@@ -136,14 +138,14 @@ class GRPOLearner(BackgroundSaving):
         cost; returns the loss.
         """
         names = sorted(self._totals)
-        sums = torch.tensor([self._totals[name] for name in names], dtype=torch.float64)
+        sums = torch.stack([self._totals[name] for name in names])
         if dist.is_initialized():
-            dist.all_reduce(sums := sums.to(self._device))
-        means = {
-            name: float(total) / (denominator if name in _LOSSES else total_weight)
-            for name, total in zip(names, sums, strict=True)
-        }
-        worst = self._over_learners(self._worst_mismatch, dist.ReduceOp.MAX)
+            dist.all_reduce(sums)
+        divisors = torch.tensor(
+            [denominator if name in _LOSSES else total_weight for name in names], dtype=torch.float64
+        )
+        means = dict(zip(names, (sums.cpu() / divisors).tolist(), strict=True))
+        worst = self._over_learners(float(self._worst_mismatch), dist.ReduceOp.MAX)
         lengths = [record.num_tokens for record in records]
         self.metrics.log_dict({**means, "logprob_mismatch_max": worst}, key=module_id, window=1)
         self.metrics.log_dict({"padding_fraction": padding_fraction(lengths, plan)}, key=module_id, window=1)
@@ -154,11 +156,7 @@ class GRPOLearner(BackgroundSaving):
         return self._over_learners(value, dist.ReduceOp.SUM)
 
     def _over_learners(self, value: float, operation: Any) -> float:
-        if not dist.is_initialized():
-            return float(value)
-        tensor = torch.tensor([value], dtype=torch.float64, device=self._device)
-        dist.all_reduce(tensor, operation)
-        return float(tensor)
+        return over_learners(value, operation, self._device)
 
 
 def _counted(logprobs: torch.Tensor, responses: Responses) -> torch.Tensor:

@@ -65,7 +65,11 @@ class LearnerConfig(AlgorithmConfig):
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        return {"seed": self.seed or 0, "activation_checkpointing": self.activation_checkpointing}
+        return {
+            "seed": self.seed or 0,
+            "activation_checkpointing": self.activation_checkpointing,
+            "sharded": self.parallelism == "fsdp2",
+        }
 
     def _set(self, **values: Any) -> Self:
         """Takes what was given; RLlib's mark for the rest is `NotProvided`."""

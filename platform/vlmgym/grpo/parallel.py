@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -10,18 +10,17 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map
+from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlmgym_policies.vlm_module import VLMModule
-from vlmgym_policies.vlm_network import VLMNetwork, whole
+from vlmgym_policies.vlm_network import VLMNetwork
 
 Parallelism = Literal["ddp", "fsdp2"]
 
 
-def shard(module: VLMModule, device: torch.device, *, offload_optimizer: bool, offload_reference: bool) -> None:
-    """Leaves this learner its shard of the module's networks, on `device`; before an optimizer has its parameters.
+def load_shards(module: VLMModule, device: torch.device, *, offload_optimizer: bool, offload_reference: bool) -> None:
+    """Has the module read this learner's shard of its networks, to `device`; before an optimizer has its parameters.
 
     A layer is gathered as one, in the dtype that it computes in, when it is its turn; so is the rest of a network, for
     the whole of its forward pass. Gradients are summed in float32 and stay sharded from one micro-batch to the next.
@@ -32,10 +31,16 @@ def shard(module: VLMModule, device: torch.device, *, offload_optimizer: bool, o
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    assert module.policy is not None, "learners hold the whole module"
-    _shard_network(module.policy, mesh, offload_optimizer, keep_until_backward=True)
-    if module.reference is not None:
-        _shard_network(module.reference, mesh, offload_reference, keep_until_backward=False)
+
+    def shard(network: VLMNetwork) -> None:
+        trained = network.is_trained
+        offload = offload_optimizer if trained else offload_reference
+        _shard_network(network, mesh, offload, keep_until_backward=trained)
+
+    module.load(shard)
+    for network in module.networks():
+        for buffer in network.buffers():
+            buffer.data = buffer.to(device)
 
 
 def _shard_network(network: VLMNetwork, mesh: Any, offload: bool, *, keep_until_backward: bool) -> None:
@@ -69,22 +74,10 @@ def clip_gradients(gradients: Iterable[torch.Tensor], max_norm: float | None, de
     return norm
 
 
-def whole_tree(state: Mapping[str, Any], *, keep: bool) -> dict[str, Any] | None:
-    """A tree of tensors with the sharded ones gathered on the CPU, by all learners, for those with `keep`."""
-
-    def gather(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        tensor = whole(leaf)
-        return tensor.to("cpu", copy=True) if keep else None
-
-    gathered: dict[str, Any] = tree_map(gather, dict(state))
-    return gathered if keep else None
-
-
-def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """What this learner keeps of a whole tensor that belongs to a parameter, where the parameter is."""
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
-        return tensor.to(parameter.device)
-    mine = distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return mine.to(parameter.device)
+def over_learners(value: float, operation: Any, device: torch.device) -> float:
+    """What `operation`, a `dist.ReduceOp`, makes of the values of all learners, which call this together."""
+    if not dist.is_initialized():
+        return float(value)
+    tensor = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, operation)
+    return float(tensor)

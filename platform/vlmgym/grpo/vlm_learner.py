@@ -12,21 +12,31 @@ import torch.distributed as dist
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch.utils._pytree import tree_map
 
-from vlmgym.grpo.parallel import clip_gradients, shard, shard_like, whole_tree
+from vlmgym.grpo.parallel import clip_gradients, load_shards
 from vlmgym_policies.vlm_module import VLMModule
 
 
 class VLMLearner(TorchLearner):
     """What the learners of all stages have in common. Without `num_learners` it lives in the driver's process."""
 
-    _gradient_norm: float
-    _gathered_optimizers: dict[str, Any] | None = None
+    _is_finite: bool
+    """Whether loss and gradient of the update are; the same on all learners."""
 
     def build(self) -> None:
         """A learner in the driver's process keeps to its CPUs, as Ray makes learner actors do."""
         if self.config.num_learners == 0 and isinstance(self.config.num_cpus_per_learner, int | float):
             torch.set_num_threads(max(1, int(self.config.num_cpus_per_learner)))
         super().build()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether it holds a shard of the model; else the whole."""
+        return bool(self.config.parallelism == "fsdp2")
+
+    @property
+    def is_first(self) -> bool:
+        """Of the learners of a group, one of which does what is to be done once."""
+        return not dist.is_initialized() or dist.get_rank() == 0
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over what is trainable; the frozen reference (and vision tower) stay out. No decay on vectors."""
@@ -42,68 +52,45 @@ class VLMLearner(TorchLearner):
     ) -> Mapping[Any, torch.Tensor]:
         """Clips by the norm over all shards; RLlib's own would take each learner's."""
         config = config or self.config.get_config_for_module(module_id)
-        self._gradient_norm = clip_gradients(module_gradients_dict.values(), config.grad_clip, self._device)
-        self.metrics.log_value((module_id, "gradient_norm"), self._gradient_norm, window=1)
+        norm = clip_gradients(module_gradients_dict.values(), config.grad_clip, self._device)
+        self.metrics.log_value((module_id, "gradient_norm"), norm, window=1)
+        self._is_finite = self._is_finite and math.isfinite(norm)
         return module_gradients_dict
 
     def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
-        """Steps the optimizers; all learners alike skip a step with a non-finite gradient, which is counted once."""
-        finite = math.isfinite(self._gradient_norm)
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            self.metrics.log_value("num_skipped_updates", int(not finite), reduce="lifetime_sum")
-        if finite:
+        """Steps the optimizers; all learners alike skip a step that is not finite, which is counted once."""
+        if self.is_first:
+            self.metrics.log_value("num_skipped_updates", int(not self._is_finite), reduce="lifetime_sum")
+        if self._is_finite:
             super().apply_gradients(gradients_dict)
 
-    def gather(self) -> None:
-        """Collects sharded state, by all learners together, for the first of them to save; see `VLMModule.gather`.
-
-        `release` lets it go.
-        """
-        if self.config.parallelism != "fsdp2":
-            return
-        keep = torch.distributed.get_rank() == 0
-        for _, module in self.module.items():
-            vlm(module).gather(keep=keep)
-        states = {name: optimizer.state_dict() for name, optimizer in self._named_optimizers.items()}
-        self._gathered_optimizers = whole_tree(states, keep=keep)
-
-    def release(self) -> None:
-        for _, module in self.module.items():
-            vlm(module).release()
-        self._gathered_optimizers = None
-
     def _get_optimizer_state(self) -> dict[str, Any]:
-        """Copies of whole tensors on the CPU. RLlib's share memory with a learner on the CPU, and hold no bfloat16.
+        """Copies on the CPU. RLlib's share memory with a learner on the CPU, and hold no bfloat16.
 
-        Errors: RuntimeError where they are sharded and were not gathered.
+        Errors: RuntimeError where they are sharded.
         """
-        states: Mapping[str, Any] | None = self._gathered_optimizers
-        if self.config.parallelism != "fsdp2":
-            states = {name: _copied(optimizer.state_dict()) for name, optimizer in self._named_optimizers.items()}
-        if states is None:
-            raise RuntimeError("a sharded optimizer must be gathered, by all learners together, before one saves it")
+        self._refuse_if_sharded()
         return {
-            name: {"module_id": self._optimizer_name_to_module[name], "state": state} for name, state in states.items()
+            name: {"module_id": self._optimizer_name_to_module[name], "state": _copied(optimizer.state_dict())}
+            for name, optimizer in self._named_optimizers.items()
         }
 
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Takes whole tensors, as they are saved by learners that shard and others alike."""
+        self._refuse_if_sharded()
         for name, saved in state.items():
-            optimizer = self._named_optimizers[name]
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            values = {
-                index: {key: shard_like(torch.as_tensor(value), parameters[index]) for key, value in entry.items()}
-                for index, entry in saved["state"]["state"].items()
-            }
-            optimizer.load_state_dict({**saved["state"], "state": values})
+            self._named_optimizers[name].load_state_dict(saved["state"])
+
+    def _refuse_if_sharded(self) -> None:
+        if self.is_sharded:
+            raise RuntimeError("no learner has the whole of a sharded state: all of them save and restore it together")
 
     def _map_module_to_device(self, module: Any) -> None:
-        """Where RLlib would move the whole module to the device, sharded ones move piece by piece."""
-        if self.config.parallelism != "fsdp2":
+        """Where RLlib would move the whole module to the device, those that shard read their shard to it."""
+        if not self.is_sharded:
             super()._map_module_to_device(module)
             return
         for _, each in module.items():
-            shard(
+            load_shards(
                 vlm(each),
                 self._device,
                 offload_optimizer=self.config.offload_optimizer,
@@ -111,7 +98,7 @@ class VLMLearner(TorchLearner):
             )
 
     def _make_modules_ddp_if_necessary(self) -> None:
-        if self.config.parallelism == "ddp":
+        if not self.is_sharded:
             super()._make_modules_ddp_if_necessary()
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import ray
 import torch
@@ -134,26 +135,31 @@ def test_two_learners_make_the_same_weights_as_one(make_config, build, weights_o
 
 @pytest.mark.slow
 def test_sharded_learners_in_the_whole_loop(make_config, build, weights_of, tmp_path):
-    """Two updates from sampled groups by shards, pushed to the engine, saved, and restored into shards."""
+    """Two updates from sampled groups by shards, pushed to the engine, saved during a third, restored into shards."""
     config = make_config().environment(UnevenEnv).env_runners(num_env_runners=0)
     config.learners(num_learners=2, parallelism="fsdp2", activation_checkpointing=True)
     algorithm = build(config)
     for _ in range(2):
         result = algorithm.train()
     assert result["learners"]["policy"]["logprob_mismatch_max"] < 1e-4
-    path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
     trained, same = weights_of(algorithm)
-    saved = load_vlm(str(hugging_face_dir(tmp_path / "checkpoint")), torch.float32).state_dict()
-    assert all(np.array_equal(trained[name], value.numpy()) for name, value in saved.items())
+    path = tmp_path / "checkpoint"
+    algorithm.start_saving(str(path), pafs.LocalFileSystem(), (tmp_path / "written").touch)
     third = algorithm.train()
-    restored = GRPO.from_checkpoint(path)
-    try:
-        for weights in (same, *weights_of(restored)):
-            assert all(np.array_equal(trained[name], value) for name, value in weights.items())
-        again = restored.train()
-        assert again["learners"]["policy"]["loss"] == pytest.approx(third["learners"]["policy"]["loss"], abs=1e-4)
-    finally:
-        restored.stop()
+    algorithm.finish_saving()
+    assert (tmp_path / "written").exists()
+    saved = load_vlm(str(hugging_face_dir(path)), torch.float32).state_dict()
+    assert all(np.array_equal(trained[name], value.numpy()) for name, value in saved.items())
+    at_once = algorithm.save_to_path(str(tmp_path / "at_once"))
+    later, _ = weights_of(algorithm)
+    restored = build(config.copy())
+    restored.restore_from_path(at_once)
+    assert all(np.array_equal(later[name], value) for name, value in weights_of(restored)[0].items())
+    restored.restore_from_path(str(path))
+    for weights in (same, *weights_of(restored)):
+        assert all(np.array_equal(trained[name], value) for name, value in weights.items())
+    again = restored.train()
+    assert again["learners"]["policy"]["loss"] == pytest.approx(third["learners"]["policy"]["loss"], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from vlmgym.grpo.batching import SEQUENCES, object_array
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym.grpo.sequences import TrainSequence, response_weight
 from vlmgym_envs.rllib import GameGroupEnv
@@ -139,6 +142,19 @@ def test_what_counts_for_nothing_leaves_no_trace(learner, configure, module, gam
     (alone, loss, mismatch), (beside, same_loss, same_mismatch) = results
     torch.testing.assert_close(beside, alone, rtol=1e-3, atol=1e-6)
     assert same_loss == pytest.approx(loss, rel=1e-4) and same_mismatch == pytest.approx(mismatch, rel=1e-4)
+
+
+def test_a_batch_of_which_nothing_counts_is_skipped_and_counted(learner, configure, module, game):
+    """As one whose pictures the learner sees otherwise than the sampler did, all of them."""
+    records = sequences(module.processor, game, configure())
+    records = [record._replace(image_digests=(b"another",)) for record in records]
+    before = module.weights()
+    batch = MultiAgentBatch({POLICY_ID: SampleBatch({SEQUENCES: object_array(records)})}, env_steps=len(records))
+    result = learner.update(batch=batch, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 0})
+    assert result[POLICY_ID]["num_image_mismatches"].peek() == len(records)
+    assert result["num_skipped_updates"].peek() == 1
+    assert np.isnan(result[POLICY_ID]["loss"].peek()) and np.isnan(result[POLICY_ID]["entropy"].peek())
+    assert all(torch.equal(value, before[name]) for name, value in module.weights().items())
 
 
 def test_the_entropy_bonus_raises_the_entropy(learner, configure, module, game):

@@ -3,59 +3,23 @@
 The model is a tiny Qwen2.5-VL that sees pictures. What the learners learn from differs in number, length and pictures.
 """
 
+import os
+import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Text
-from learner_pair import LearnerPair
+from live_bytes import LiveBytes
 from ray import cloudpickle
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from small_learners import Batch, make_config, make_learner, together, update
 
-from vlmgym.grpo.batching import SEQUENCES, object_array
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
-from vlmgym.grpo.learner import GRPOLearner
-from vlmgym.grpo.sequences import TrainSequence
-from vlmgym_policies.processing import VLMProcessor, load_vlm
-from vlmgym_policies.prompting import make_prompt
+from vlmgym_policies.processing import load_vlm
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-NUM_UPDATES = 5
-Batch = list[TrainSequence]
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[LearnerPair]:
-    learners = LearnerPair()
-    yield learners
-    learners.close()
-
-
-def make_config(path: Path, num_learners: int, parallelism: str, **options: Any) -> GRPOConfig:
-    vlm = {name: options.pop(name) for name in ("dtype", "train_vision", "lora") if name in options}
-    config = GRPOConfig().environment(env_config={"game": "shisen_sho", "level": "tiny", "group_size": 3})
-    config.training(lr=1e-3, kl_coeff=0.05, micro_batch_tokens=192, grad_clip=0.5, num_groups_per_train_batch=2)
-    return config.vlm(str(path), **vlm).learners(num_learners=num_learners, parallelism=parallelism, **options)
-
-
-def make_learner(config: GRPOConfig) -> GRPOLearner:
-    """As RLlib's learner group makes one."""
-    spaces = {POLICY_ID: (Text(1), Text(1))}
-    module_spec = config.get_multi_rl_module_spec(spaces=spaces)
-    learner: GRPOLearner = config.learner_class(config=config, module_spec=module_spec)
-    learner.build()
-    return learner
-
-
-def update(learner: GRPOLearner, records: Batch) -> Any:
-    batch = MultiAgentBatch({POLICY_ID: SampleBatch({SEQUENCES: object_array(records)})}, env_steps=len(records))
-    return learner.update(batch=batch, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 0})
 
 
 def learn(rank: int, config: GRPOConfig, shares: list[list[Batch]]) -> tuple[dict[str, np.ndarray], list[float]]:
@@ -67,43 +31,6 @@ def learn(rank: int, config: GRPOConfig, shares: list[list[Batch]]) -> tuple[dic
         norms.append(float(result[POLICY_ID]["gradient_norm"].peek()))
     weights = learner.module[POLICY_ID].unwrapped().weights()
     return {name: value.numpy() for name, value in weights.items()}, norms
-
-
-def draw(path: Path, game: Any, seed: int, lengths: list[int]) -> Batch:
-    """One sequence per length of a response, on boards of several sizes."""
-    processor, rng = VLMProcessor(str(path)), np.random.default_rng(seed)
-    words = np.setdiff1d(np.arange(processor.vocab_size), processor.banned_token_ids)
-    records = []
-    for index, length in enumerate(lengths):
-        board = game.render(game.mid_game(100 * seed + index))
-        prompt = make_prompt(game.prompt, board[: board.shape[0] // (1 + index % 2)])
-        records.append(
-            TrainSequence(
-                prompt_ids=processor.encode(prompt),
-                response_ids=rng.choice(words, length).astype(np.int32),
-                old_logprobs=rng.normal(-6.0, 0.3, length).astype(np.float32),
-                weights=np.ones(length, dtype=np.float32),
-                advantages=np.full(length, rng.normal(), dtype=np.float32),
-                turns=np.zeros(length, dtype=np.int32),
-                denominator=float(length),
-                images=prompt.images,
-                image_digests=tuple(map(processor.image_digest, prompt.images)),
-            )
-        )
-    return records
-
-
-@pytest.fixture(scope="module")
-def shares(qwen2_5_vl: Path, game: Any) -> list[list[Batch]]:
-    """Groups of 5 and of 3, whose responses have other lengths in each update."""
-    return [
-        [draw(qwen2_5_vl, game, 2 * step, [3, 30, 7, 1, 12 + step]), draw(qwen2_5_vl, game, 2 * step + 1, [9, 2, 44])]
-        for step in range(NUM_UPDATES)
-    ]
-
-
-def together(shares: list[list[Batch]]) -> list[list[Batch]]:
-    return [[[record for batch in share for record in batch]] for share in shares]
 
 
 @pytest.fixture(scope="module")
@@ -212,42 +139,27 @@ def meet_infinity(rank: int, config: GRPOConfig, shares: list[list[Batch]]) -> t
         records = [record._replace(advantages=record.advantages * np.inf) for record in records]
     result = update(learner, records)
     same = all(torch.equal(value, before[name]) for name, value in module.weights().items())
-    return int(result["num_skipped_updates"].peek()), same
+    return int(result["num_skipped_updates"].peek()) if "num_skipped_updates" in result else 0, same
 
 
-def test_a_gradient_that_is_infinite_on_one_learner_is_skipped_by_all(pair, qwen2_5_vl, shares):
-    assert pair(meet_infinity, make_config(qwen2_5_vl, 2, "fsdp2"), shares) == [(1, True), (1, True)]
+def test_a_gradient_that_is_infinite_on_one_learner_is_skipped_by_all_and_counted_by_the_first(
+    pair, qwen2_5_vl, shares
+):
+    assert pair(meet_infinity, make_config(qwen2_5_vl, 2, "fsdp2"), shares) == [(1, True), (0, True)]
 
 
-def save_and_go_on(rank: int, config: GRPOConfig, shares: list[list[Batch]], path: str) -> tuple[str, Any]:
-    """What a learner says that is asked for its state before it was gathered, and the weights after one update more."""
-    learner = make_learner(config)
-    update(learner, shares[0][rank])
-    with pytest.raises(RuntimeError) as refusal:
-        learner.get_state()
-    learner.gather()
-    if rank == 0:
-        learner.save_to_path(path)
-    learner.release()
-    update(learner, shares[1][rank])
-    weights = learner.module[POLICY_ID].unwrapped().weights()
-    return str(refusal.value), {name: value.numpy() for name, value in weights.items()}
+def load_counted(rank: int, config: GRPOConfig) -> tuple[int, int, int]:
+    """Bytes that the learner's networks have in all, that its largest tensor has, and most that lived at once."""
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # what threads make is not counted
+    with LiveBytes() as bytes_:
+        learner = make_learner(config)
+    sizes = [each.numel() * each.element_size() for each in learner.module[POLICY_ID].unwrapped().parameters()]
+    return sum(sizes), max(sizes), bytes_.peak
 
 
-def restore_and_go_on(rank: int, config: GRPOConfig, shares: list[list[Batch]], path: str) -> Any:
-    learner = make_learner(config)
-    learner.restore_from_path(path)
-    update(learner, shares[1][rank])
-    return {name: value.numpy() for name, value in learner.module[POLICY_ID].unwrapped().weights().items()}
-
-
-@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "adapters"])
-def test_what_shards_save_goes_on_in_shards_and_in_one_learner(pair, qwen2_5_vl, shares, tmp_path, lora):
-    config, path = make_config(qwen2_5_vl, 2, "fsdp2", lora=lora), str(tmp_path / "learner")
-    (refusal, expected), _ = pair(save_and_go_on, config, shares, path)
-    assert "must be gathered" in refusal
-    again, _ = pair(restore_and_go_on, config, shares, path)
-    alone = restore_and_go_on(0, make_config(qwen2_5_vl, 0, "ddp", lora=lora), together(shares), path)
-    for name, value in expected.items():
-        np.testing.assert_allclose(again[name], value, atol=1e-6, err_msg=name)
-        np.testing.assert_allclose(alone[name], value, atol=1e-4, err_msg=name)
+def test_a_learner_reads_its_shard_alone(pair, qwen2_5_vl, tmp_path):
+    """Of files in bfloat16, as most are, so that what is trained is converted."""
+    shutil.copytree(qwen2_5_vl, tmp_path, dirs_exist_ok=True)
+    load_vlm(str(qwen2_5_vl), torch.bfloat16).save_pretrained(tmp_path)
+    for whole, largest, peak in pair(load_counted, make_config(tmp_path, 2, "fsdp2")):
+        assert whole / 2 < peak < whole / 2 + 2 * largest < 0.8 * whole, (whole, largest, peak)

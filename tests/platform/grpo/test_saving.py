@@ -42,7 +42,7 @@ class WorthlessEnv(UnevenEnv):
 
 
 class GatedFiles(LocalFileSystem):
-    """A disk on which no file of a model is opened before the gate is open."""
+    """A disk on which no file of a learner's tensors is opened before the gate is open."""
 
     protocol = "gated"
     cachable = False
@@ -50,7 +50,7 @@ class GatedFiles(LocalFileSystem):
     error: OSError | None = None
 
     def _open(self, path, mode="rb", **kwargs):
-        if "rl_module" in path and "w" in mode:
+        if "shards" in path and "w" in mode:
             assert GatedFiles.gate.wait(120)
             if GatedFiles.error is not None:
                 raise GatedFiles.error
@@ -103,7 +103,7 @@ def test_what_keeps_a_checkpoint_from_being_written_is_raised(algorithm, gated, 
     written = threading.Event()
     algorithm.start_saving(str(tmp_path / "checkpoint"), gated, written.set)
     GatedFiles.gate.set()
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(RuntimeError, match="failed on learner 0: OSError: no space left"):
         algorithm.finish_saving()
     assert not written.is_set()
     algorithm.finish_saving()

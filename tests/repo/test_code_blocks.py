@@ -185,10 +185,11 @@ def test_the_client_in_the_page_on_serving_is_answered(names: Names) -> None:
 def with_harvest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A folder with the games and that of the page, and an environment in which they are what is imported."""
     folder = tmp_path_factory.mktemp("harvest")
-    shutil.copytree(ROOT / "envs", folder / "envs", ignore=shutil.ignore_patterns("__pycache__"))
+    for root in ("envs", "policies", "platform"):  # Ray's workers import from where the running code lies
+        shutil.copytree(ROOT / root, folder / root, ignore=shutil.ignore_patterns("__pycache__"))
     (text,) = (block.text for block in blocks("python") if block.page == A_GAME)
     (folder / "envs/vlmgym_envs/games/harvest.py").write_text(text)
-    roots = [folder / "envs", ROOT / "policies", ROOT / "platform", ROOT / "tests"]
+    roots = [folder / "envs", folder / "policies", folder / "platform", ROOT / "tests"]
     return folder, {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots))}
 
 

@@ -24,6 +24,7 @@ def load_sharded_vlm(path: str, dtype: torch.dtype, shard: Callable[[PreTrainedM
     def distribute(cls: type, model: Any, *_: Any) -> Any:
         model.__class__ = model_class
         del model.config.distributed_config  # it would be saved with the model
+        model.tie_weights()  # which transformers does after reading, too late for what shards to see it
         shard(model)
         return model
 

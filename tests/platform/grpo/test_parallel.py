@@ -14,7 +14,7 @@ import pytest
 import torch
 from live_bytes import LiveBytes
 from ray import cloudpickle
-from small_learners import Batch, make_config, make_learner, together, update
+from small_learners import Batch, draw, make_config, make_learner, together, update
 
 from vlmgym.grpo.config import POLICY_ID, GRPOConfig
 from vlmgym_policies.processing import load_vlm
@@ -46,6 +46,19 @@ def test_two_learners_make_the_weights_that_one_makes(pair, alone, qwen2_5_vl, s
     for name, value in alone[0].items():
         np.testing.assert_allclose(one[name], value, atol=1e-4, err_msg=name)
         np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_an_output_layer_tied_to_the_embeddings_is_one_in_shards_too(pair, make_model, game):
+    """Of an odd number of tokens, so that the shards of the two learners differ in size."""
+    path = make_model(0)
+    config = load_vlm(str(path), torch.float32).config.get_text_config()
+    assert config.tie_word_embeddings and config.vocab_size % 2 == 1
+    shares = [[draw(path, game, 2 * step, [3, 9]), draw(path, game, 2 * step + 1, [5])] for step in range(2)]
+    expected, norms = learn(0, make_config(path, 0, "ddp"), together(shares))
+    (one, found), _ = pair(learn, make_config(path, 2, "fsdp2"), shares)
+    assert found == pytest.approx(norms, rel=1e-4)
+    for name, value in expected.items():
+        np.testing.assert_allclose(one[name], value, atol=1e-4, err_msg=name)
 
 
 def without_pictures(records: Batch) -> Batch:

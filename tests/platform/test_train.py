@@ -163,7 +163,7 @@ def test_every_iteration_tells_what_happened(whole_run):
 
 def test_the_summary_has_every_policy_with_its_interval(whole_run):
     (game, summary), *others = json.loads((whole_run / "summary.json").read_text()).items()
-    assert game == "shisen_sho/tiny" and not others
+    assert game == "shisen_sho/tiny-rows-2" and not others
     trained = {"untrained", "cold_start_best", "cold_start", "grpo"}
     assert set(summary) == trained | {"teacher", "random", "legal_random", "solver"}
     for policy, modes in summary.items():

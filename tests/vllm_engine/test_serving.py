@@ -1,11 +1,11 @@
 """vLLM behind Ray Serve: the answers of the engine, streamed and whole, before and after a swap."""
 
 import asyncio
-import socket
 from hashlib import sha256
 
 import openai
 import pytest
+from ports import free_port
 
 from vlmgym.model_dirs import model_fingerprint
 from vlmgym.serving.deploying import Scale, deploy, end, serve_config
@@ -37,9 +37,7 @@ def greedy(path, prompts):
 
 def test_a_served_vllm_answers_as_the_other_engine_and_swaps(ray_session, make_model, game):
     prompts = [make_prompt(game.prompt, game.render(game.mid_game(seed))) for seed in range(4)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     try:
         for seed in (0, 1):
             deploy(serve_config(SETTINGS, str(make_model(seed)), Scale(), port=port))

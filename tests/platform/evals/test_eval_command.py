@@ -89,12 +89,21 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert line.startswith("vlmgym: ") and message in line
 
 
-@pytest.mark.parametrize("missing", ["--game", "--policy", "--out"])
-def test_what_is_required_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("--game", "--game is required: policy 'solver' is no model of a run"),
+        ("--policy", "Missing option '--policy'"),
+        ("--out", "Missing option '--out'"),
+    ],
+)
+def test_what_is_required_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, missing: str, message: str
+) -> None:
     options = {"--game": "shisen_sho", "--policy": "solver", "--out": str(tmp_path / "e")}
     del options[missing]
     assert run("eval", *(word for pair in options.items() for word in pair)) == 2
-    assert f"Missing option '{missing}'" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_runs_that_failed_are_told_and_the_exit_code_is_1(

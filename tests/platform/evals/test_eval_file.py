@@ -35,7 +35,7 @@ def test_the_command_line_comes_last(file: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_without_a_file_the_options_are_required(capsys: pytest.CaptureFixture[str]) -> None:
-    assert planned(capsys, "eval", "--level", "tiny") == (2, "vlmgym: Missing option '--game'.\n")
+    assert planned(capsys, "eval", "--level", "tiny") == (2, "vlmgym: Missing option '--policy'.\n")
 
 
 @pytest.mark.parametrize(

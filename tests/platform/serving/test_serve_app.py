@@ -10,6 +10,7 @@ from hashlib import sha256
 import openai
 import pytest
 import ray
+from ports import free_port
 
 from vlmgym.cli import main
 from vlmgym.evals.log import read_log
@@ -31,11 +32,7 @@ SETTINGS = ServeSettings(model="m", max_tokens=NUM_TOKENS, api_key_sha256=sha256
 
 @pytest.fixture(scope="module")
 def port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture(scope="module")

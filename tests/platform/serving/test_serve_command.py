@@ -11,6 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 import yaml
+from ports import free_port
 from ray.serve.schema import ServeDeploySchema
 
 from vlmgym.cli import main
@@ -108,9 +109,7 @@ def test_a_port_that_is_taken_is_one_line(make_model, capsys, monkeypatch):
 @pytest.mark.slow
 def test_a_session_from_its_start_over_a_new_checkpoint_to_its_end(run_dir, make_model, tmp_path):
     """--follow: the checkpoint that training writes next is served, and an interrupt ends all."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vlmgym", "serve", str(run_dir), "--port", str(port), "--follow"]
     environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": "/tmp"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as session:

@@ -17,7 +17,7 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Wall seconds per measurement.")] = 8.0,
     in_flight: Annotated[int, typer.Option(min=2, help="Requests at a time, for the throughput.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each kind; they take turns.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each kind; they take turns.")] = 3,
 ) -> None:
     """Requests to an engine alone and through Serve, whole and streamed: tokens per second with many in flight, and
     milliseconds that are added to one."""

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmgym.checkpoints import hugging_face_dir
 from vlmgym.job import Job
@@ -16,6 +16,9 @@ from vlmgym.settings import TrackingSettings
 from vlmgym.tracking.alerts import Alert
 from vlmgym.tracking.group_record import GroupRecord, GroupWithPictures
 from vlmgym.tracking.provenance import provenance
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ROLLOUTS, BOARDS, REPLAYS = "rollouts", "boards", "replays"
 """Under which names of a stage the media are."""
@@ -77,12 +80,11 @@ class WandbRun:
 
     def log_groups(self, point: Point, groups: Sequence[GroupWithPictures]) -> None:
         """The start boards as pictures, and a table without them: pictures in tables do not survive being offline."""
-        from PIL import Image
-
         stage = point.stage
-        starts = [(group, group.pictures[group.record.boards[0].picture]) for group in groups]
+        starts = _on_one_size([group.pictures[group.record.boards[0].picture] for group in groups])
         images = [
-            self._wandb.Image(Image.open(io.BytesIO(png)), caption=_caption(group.record)) for group, png in starts
+            self._wandb.Image(start, caption=_caption(group.record))
+            for start, group in zip(starts, groups, strict=True)
         ]
         rows = [row for group in groups for row in _rows(group.record)]
         table = self._wandb.Table(columns=list(TABLE), data=rows)
@@ -120,6 +122,19 @@ class WandbRun:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _on_one_size(pngs: Sequence[bytes]) -> list[Image.Image]:
+    """The pictures, with white to the right and below up to the largest: wandb shows lists of one size alone."""
+    from PIL import Image
+
+    pictures = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
+    width = max((picture.width for picture in pictures), default=0)
+    height = max((picture.height for picture in pictures), default=0)
+    canvases = [Image.new("RGB", (width, height), "white") for _ in pictures]
+    for canvas, picture in zip(canvases, pictures, strict=True):
+        canvas.paste(picture)
+    return canvases
 
 
 def _caption(group: GroupRecord) -> str:

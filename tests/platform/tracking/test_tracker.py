@@ -31,9 +31,9 @@ def job(write_job: Callable[..., Path]) -> Job:
     return load_job(write_job())
 
 
-def png(shade: int) -> bytes:
+def png(shade: int, height: int = 4, width: int = 6) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.full((4, 6, 3), shade, np.uint8)).save(file, "png")
+    Image.fromarray(np.full((height, width, 3), shade, np.uint8)).save(file, "png")
     return file.getvalue()
 
 
@@ -151,3 +151,20 @@ def test_an_offline_wandb_run_holds_the_metrics_over_their_step(job: Job, tmp_pa
     assert "grpo/reward" in shown.stdout, shown.stderr
     assert "grpo/step" in shown.stdout
     assert list(recorded.glob("files/media/images/grpo/boards*.png"))
+
+
+def test_boards_of_several_games_are_logged_on_one_size(job: Job) -> None:
+    """wandb shows a list of pictures in the size of the first."""
+    offline = job.model_copy(update={"tracking": TrackingSettings.model_validate({"wandb": "offline"})})
+    wide, high = group(0, "wide"), group(9, "high")
+    high = high._replace(pictures={"9.png": png(9, height=8, width=5)})
+    with Tracker(offline, console=plain_console()[0]) as tracker, tracker.stage("grpo", 1):
+        tracker.save_groups(Point("grpo", 1), [wide, high])
+    shown = {}
+    for path in offline.run_dir.glob("wandb/offline-run-*/files/media/images/grpo/boards*.png"):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        shown[int(pixels[0, 0, 0])] = pixels
+    assert {shade: pixels.shape for shade, pixels in shown.items()} == {0: (8, 6, 3), 9: (8, 6, 3)}
+    assert (shown[0][:4] == 0).all() and (shown[0][4:] == 255).all()
+    assert (shown[9][:, :5] == 9).all() and (shown[9][:, 5] == 255).all()

@@ -95,6 +95,7 @@ def test_a_lost_runner_starts_again_on_a_node_that_comes_later(
     before = set(runner_nodes(cluster, tmp_path))
     cluster.kill(run.node)
     wait_for(lambda: steps_of(cluster)[-1]["num_groups_redone"] > 0, run.process, run.log)
+    wait_for(lambda: len(runner_nodes(cluster, tmp_path)) == 1, run.process, run.log)  # a node's death is told late
     (left,) = runner_nodes(cluster, tmp_path)
     cluster.add_node(GAMES)
     wait_for(lambda: len(runner_nodes(cluster, tmp_path)) == 2, run.process, run.log)

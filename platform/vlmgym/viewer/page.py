@@ -20,7 +20,7 @@ from vlmgym.viewer.source import Source
 from vlmgym_policies.insight import ERRORS
 
 STYLES = ("page.css",)
-SCRIPTS = ("data.js", "board.js", "curves.js", "filters.js", "list.js", "group.js", "response.js", "main.js")
+SCRIPTS = ("data.js", "board.js", "curves.js", "filters.js", "list.js", "group.js", "response.js", "keys.js", "main.js")
 """Put together in this order."""
 
 OUTCOMES: Mapping[str, str] = {

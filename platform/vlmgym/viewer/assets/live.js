@@ -226,23 +226,6 @@ function fillLevels(chosen) {
   element("level").replaceChildren(...levels.map((level) => make("option", { value: level, selected: level === chosen }, level)));
 }
 
-function onKey(event) {
-  const isTyping = ["SELECT", "INPUT"].includes(event.target.tagName) || document.querySelector("dialog[open]");
-  if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
-  if ([" ", "Enter"].includes(event.key) && event.target.tagName === "BUTTON") return;
-  const key = KEYS.find(([names]) => names.includes(event.key));
-  if (key) {
-    event.preventDefault();
-    key[3]();
-  }
-}
-
-function toggleTheme() {
-  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const theme = document.documentElement.dataset.theme ?? (isDark ? "dark" : "light");
-  document.documentElement.dataset.theme = theme === "dark" ? "light" : "dark";
-}
-
 async function start() {
   const { game, level, seed } = index.first;
   element("game").append(...Object.keys(index.games).map((name) => make("option", { value: name, selected: name === game }, name)));

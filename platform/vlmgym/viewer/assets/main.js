@@ -138,24 +138,6 @@ function readAddress() {
   return TABS.includes(tab) ? tab : entries.length ? "groups" : "curves";
 }
 
-function onKey(event) {
-  const tag = event.target.tagName;
-  const isTyping = tag === "SELECT" || (tag === "INPUT" && event.target.type !== "checkbox") || document.querySelector("dialog[open]");
-  if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === " " && (tag === "BUTTON" || tag === "INPUT")) return;
-  const key = KEYS.find(([names]) => names.includes(event.key));
-  if (key) {
-    event.preventDefault();
-    key[3]();
-  }
-}
-
-function toggleTheme() {
-  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const theme = document.documentElement.dataset.theme ?? (isDark ? "dark" : "light");
-  document.documentElement.dataset.theme = theme === "dark" ? "light" : "dark";
-}
-
 async function start() {
   document.getElementById("title").textContent = index.title;
   if (Object.keys(index.scores).length) document.getElementById("tab-curves").textContent = "Scores";

@@ -7,7 +7,7 @@ from vlmgym_envs.registry import game_ids, level_ids
 from vlmgym_policies.insight import ERRORS
 
 STYLES = ("page.css", "live.css")
-SCRIPTS = ("data.js", "board.js", "response.js", "live.js")
+SCRIPTS = ("data.js", "board.js", "response.js", "keys.js", "live.js")
 
 
 def build_live_page(game: str, level: str, seed: int) -> str:

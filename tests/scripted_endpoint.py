@@ -8,6 +8,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 
+class JsonHandler(BaseHTTPRequestHandler):
+    """Of a server of tests: replies in JSON, and nothing in the log."""
+
+    def reply_json(self, status: int, value: Any) -> None:
+        payload = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
 class Refusal(NamedTuple):
     status: int
     message: str
@@ -44,12 +58,12 @@ class ScriptedEndpoint(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: ScriptedEndpoint
 
     def do_GET(self) -> None:
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in self.server.models]
-        self._json(200, {"object": "list", "data": models})
+        self.reply_json(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -57,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.keys.append(self.headers["Authorization"])
         reply = self.server.replies.pop(0)
         if isinstance(reply, Refusal):
-            self._json(reply.status, {"error": {"message": reply.message}})
+            self.reply_json(reply.status, {"error": {"message": reply.message}})
             return
         assert body["stream"] is True
         self.send_response(200)
@@ -82,13 +96,3 @@ class _Handler(BaseHTTPRequestHandler):
         chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
         self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.flush()
-
-    def _json(self, status: int, value: Any) -> None:
-        payload = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: object) -> None: ...

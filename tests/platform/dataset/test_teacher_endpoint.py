@@ -5,12 +5,13 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scripted_endpoint import JsonHandler
 
 from vlmgym.cli import main
 from vlmgym.dataset.directory import REJECTED_FILE, DataSet, read_lines
@@ -38,11 +39,11 @@ class Endpoint(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: Endpoint
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - as http.server calls it
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         picture, text = body["messages"][-1]["content"]
         assert text["text"] == GAME.prompt
@@ -52,21 +53,11 @@ class _Handler(BaseHTTPRequestHandler):
             kinds = self.server.kinds[image]
             kind = kinds.pop(0) if len(kinds) > 1 else kinds[0]
         if kind == "down":
-            self._reply(400, {"error": {"message": "no such luck", "type": "x", "code": None, "param": None}})
+            self.reply_json(400, {"error": {"message": "no such luck", "type": "x", "code": None, "param": None}})
             return
         message = {"role": "assistant", "content": respond(kind, self.server.states[image])}
         choice = {"index": 0, "finish_reason": "length" if kind == "cut" else "stop", "message": message}
-        self._reply(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
-
-    def _reply(self, status: int, content: Any) -> None:
-        payload = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: object) -> None: ...
+        self.reply_json(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
 
 def respond(kind: str, state: Any) -> str:

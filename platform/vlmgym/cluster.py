@@ -115,21 +115,28 @@ def choose_profile(profiles: Iterable[str], resources: Resources, forced: str | 
 def check_resources(job: Job, resources: Resources) -> None:
     """Errors: JobError, one line, where the job asks for more than there is."""
     bundles = placement(job)
-    for kind, available in (("cpus", resources.cpus), ("gpus", resources.gpus)):
-        unit = kind.upper()[:-1] + "s"
-        needs = {bundle: bundle.num_actors * getattr(bundle, kind) for bundle in bundles}
-        for bundle, need in needs.items():
-            if need > available:
-                raise JobError(f"{bundle.count_key} needs {need:g} {unit}, this cluster has {available:g}")
-        if sum(needs.values()) > available:
-            parts = ", ".join(f"{bundle.count_key} {need:g}" for bundle, need in needs.items())
-            total = f"{sum(needs.values()):g}"
-            raise JobError(f"this job needs {total} {unit} ({parts}), this cluster has {available:g}")
+    needs = {bundle.count_key: (bundle.num_actors * bundle.cpus, bundle.num_actors * bundle.gpus) for bundle in bundles}
+    cpus = _shortage("CPUs", resources.cpus, {knob: need for knob, (need, _) in needs.items()})
+    gpus = _shortage("GPUs", resources.gpus, {knob: need for knob, (_, need) in needs.items()})
+    if cpus or gpus:
+        raise JobError("; ".join(filter(None, (cpus, gpus))))
     nodes = resources.nodes or [NodeResources(resources.cpus, resources.gpus)]
     _check_nodes(bundles, nodes)
     _check_runner_nodes(job.env_runners, nodes)
     if job.grpo.groups < job.learners.count:
         raise JobError(f"grpo.groups must be at least learners.count = {job.learners.count}, got {job.grpo.groups}")
+
+
+def _shortage(unit: str, available: float, needs: Mapping[str, float]) -> str:
+    """What is missing of a kind; empty where nothing is."""
+    for knob, need in needs.items():
+        if need > available:
+            return f"{knob} needs {need:g} {unit}, this cluster has {available:g}"
+    total = sum(needs.values())
+    if total <= available:
+        return ""
+    parts = ", ".join(f"{knob} {need:g}" for knob, need in needs.items())
+    return f"this job needs {total:g} {unit} ({parts}), this cluster has {available:g}"
 
 
 def _check_nodes(bundles: Sequence[Bundle], nodes: Sequence[NodeResources]) -> None:

@@ -59,6 +59,10 @@ FITTING = "env_runners: {count: 1}\n"
         ("engine: {replicas: 3}", "engine.replicas needs 3 CPUs, this cluster has 2"),
         ("engine: {num_gpus: 0.5}", "engine.replicas needs 0.5 GPUs, this cluster has 0"),
         (
+            "learners: {count: 4, num_gpus: 1}",
+            "learners.count needs 4 CPUs, this cluster has 2; learners.count needs 4 GPUs, this cluster has 0",
+        ),
+        (
             "engine: {replicas: 2}",
             "this job needs 3 CPUs (engine.replicas 2, env_runners.count 1), this cluster has 2",
         ),

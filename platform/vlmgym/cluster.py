@@ -115,11 +115,12 @@ def choose_profile(profiles: Iterable[str], resources: Resources, forced: str | 
 def check_resources(job: Job, resources: Resources) -> None:
     """Errors: JobError, one line, where the job asks for more than there is."""
     bundles = placement(job)
-    needs = {bundle.count_key: (bundle.num_actors * bundle.cpus, bundle.num_actors * bundle.gpus) for bundle in bundles}
-    cpus = _shortage("CPUs", resources.cpus, {knob: need for knob, (need, _) in needs.items()})
-    gpus = _shortage("GPUs", resources.gpus, {knob: need for knob, (_, need) in needs.items()})
-    if cpus or gpus:
-        raise JobError("; ".join(filter(None, (cpus, gpus))))
+    shortages = (
+        _shortage("CPUs", resources.cpus, {bundle.count_key: bundle.num_actors * bundle.cpus for bundle in bundles}),
+        _shortage("GPUs", resources.gpus, {bundle.count_key: bundle.num_actors * bundle.gpus for bundle in bundles}),
+    )
+    if any(shortages):
+        raise JobError("; ".join(filter(None, shortages)))
     nodes = resources.nodes or [NodeResources(resources.cpus, resources.gpus)]
     _check_nodes(bundles, nodes)
     _check_runner_nodes(job.env_runners, nodes)

@@ -126,15 +126,15 @@ class WandbRun:
 
 def _on_one_size(pngs: Sequence[bytes]) -> list[Image.Image]:
     """The pictures, with white to the right and below up to the largest: wandb shows lists of one size alone."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     pictures = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
     width = max((picture.width for picture in pictures), default=0)
     height = max((picture.height for picture in pictures), default=0)
-    canvases = [Image.new("RGB", (width, height), "white") for _ in pictures]
-    for canvas, picture in zip(canvases, pictures, strict=True):
-        canvas.paste(picture)
-    return canvases
+    return [
+        ImageOps.expand(picture, (0, 0, width - picture.width, height - picture.height), "white")
+        for picture in pictures
+    ]
 
 
 def _caption(group: GroupRecord) -> str:
